@@ -1,0 +1,83 @@
+"""The architecture of one T5."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+REMAT_POLICIES = ("none", "full", "dots")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Sizes and switches; the fields keep T5X's names.
+
+  Attributes:
+    vocab_size: V, rows of the token table.
+    emb_dim: H. num_heads: N. head_dim: D. mlp_dim: F.
+    num_encoder_layers, num_decoder_layers: blocks of each stack.
+    mlp_activations: ("relu",) for T5 1.0, ("gelu", "linear") for 1.1 and later.
+    logits_via_embedding: whether the token table also makes the logits (T5 1.0), which
+      are then scaled by H^-0.5.
+    dropout_rate: used in training only.
+    dtype: of activations; weights keep their own.
+    scan_layers: one stacked `layers` branch instead of `layers_0`, `layers_1` ...
+    remat_policy: "none", "full" (keep block inputs only) or "dots" (keep products).
+    relative_buckets, relative_max_distance: of the position bias.
+  """
+
+  vocab_size: int
+  emb_dim: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  mlp_activations: Sequence[str] = ("gelu", "linear")
+  logits_via_embedding: bool = False
+  dropout_rate: float = 0.0
+  dtype: Any = "float32"
+  scan_layers: bool = False
+  remat_policy: str = "none"
+  relative_buckets: int = 32
+  relative_max_distance: int = 128
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+    object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
+    for name in (
+      "vocab_size",
+      "emb_dim",
+      "num_heads",
+      "head_dim",
+      "mlp_dim",
+      "num_encoder_layers",
+      "num_decoder_layers",
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"`T5Config.{name}` must be at least 1, got {getattr(self, name)}."
+        )
+    if self.remat_policy not in REMAT_POLICIES:
+      raise ValueError(
+        f"`T5Config.remat_policy` must be one of {REMAT_POLICIES}, got "
+        f"{self.remat_policy!r}."
+      )
+    if not 0 <= self.dropout_rate < 1:
+      raise ValueError(
+        f"`T5Config.dropout_rate` must be in [0, 1), got {self.dropout_rate}."
+      )
+    unknown = set(self.mlp_activations) - {"relu", "gelu", "linear"}
+    if unknown or not self.mlp_activations:
+      raise ValueError(
+        "`T5Config.mlp_activations` takes 'relu', 'gelu' and 'linear', got "
+        f"{self.mlp_activations}."
+      )
+
+  def to_json(self) -> dict[str, Any]:
+    """The architecture alone: what must match for weights to fit."""
+    fields = dataclasses.asdict(self)
+    for switch in ("dropout_rate", "dtype", "scan_layers", "remat_policy"):
+      del fields[switch]
+    return {**fields, "mlp_activations": list(self.mlp_activations)}

@@ -1,0 +1,146 @@
+"""This library's own folder of a T5: config.json, model.safetensors, spiece.model.
+
+Tensors carry T5X's names, joined by "/". Safetensors holds no code.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from safetensors import flax as safetensors_flax
+
+from prompt_tuning.backbones.t5.backbone import T5
+from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.core.files import whole_folder
+from prompt_tuning.core.trainable import flatten, unflatten
+
+FORMAT = "prompt_tuning/t5"
+VOCABULARY = "spiece.model"
+
+
+def save(
+  folder: str | pathlib.Path,
+  backbone: T5,
+  params: Any,
+  vocabulary: str | pathlib.Path | None = None,
+  dtype: Any = None,
+) -> None:
+  """Writes a backbone (unrolled layers), whole or not at all.
+
+  Args:
+    folder: replaced if it exists.
+    backbone: the architecture. params: its weights.
+    vocabulary: SentencePiece file to put beside the weights.
+    dtype: cast the weights (bfloat16 halves the file and rounds to 8 bits).
+  """
+  config = dataclasses.replace(backbone.config, scan_layers=False)
+  weights = flatten(params)
+  if dtype is not None:
+    weights = {name: jnp.asarray(value, dtype) for name, value in weights.items()}
+  with whole_folder(folder) as aside:
+    text = json.dumps({"format": FORMAT, **config.to_json()}, indent=2)
+    (aside / "config.json").write_text(text + "\n")
+    safetensors_flax.save_file(weights, str(aside / "model.safetensors"))
+    if vocabulary is not None:
+      shutil.copyfile(vocabulary, aside / VOCABULARY)
+
+
+def read_config(folder: str | pathlib.Path) -> T5Config:
+  """The architecture stated in a folder.
+
+  Raises:
+    ValueError: if it is not a folder of this format.
+  """
+  path = pathlib.Path(folder) / "config.json"
+  if not path.is_file():
+    raise ValueError(
+      f"`INITIAL_CHECKPOINT_PATH` is {str(folder)!r}, which holds no config.json. Give "
+      "the folder of a backbone that this library saved, or 'mini'."
+    )
+  fields = json.loads(path.read_text())
+  if fields.pop("format", None) != FORMAT:
+    raise ValueError(
+      f"{str(path)!r} does not say \"format\": \"{FORMAT}\", so it is not a folder "
+      "that this library saved."
+    )
+  return T5Config(**fields)
+
+
+def load(
+  folder: str | pathlib.Path,
+  expected: T5 | None = None,
+  dtype: Any = None,
+) -> tuple[T5, Any]:
+  """(backbone, weights) of a folder.
+
+  Args:
+    folder: as `save` wrote it.
+    expected: architecture bound elsewhere; must be the folder's, while its switches
+      (dropout, dtype, scan, remat) apply.
+    dtype: cast the weights, or None to keep them as stored.
+
+  Raises:
+    ValueError: if the architecture differs, or if weights are missing, unknown or of
+      another shape (all are named).
+  """
+  config = read_config(folder)
+  backbone = expected or T5(config)
+  if backbone.config.to_json() != config.to_json():
+    ours, theirs = backbone.config.to_json(), config.to_json()
+    differ = [f"{k}: {ours[k]} is bound, {theirs[k]} is in the folder"
+              for k in ours if ours[k] != theirs[k]]
+    raise ValueError(
+      f"`BACKBONE` does not fit {str(folder)!r}: {'; '.join(differ)}. Include the "
+      "backbone's own gin file, or leave BACKBONE unset to read it from the folder."
+    )
+  flat = safetensors_flax.load_file(str(pathlib.Path(folder) / "model.safetensors"))
+  unrolled = T5(dataclasses.replace(backbone.config, scan_layers=False))
+  check_names(flatten(unrolled.shapes()), flat, str(folder))
+  if dtype is not None:
+    flat = {name: jnp.asarray(value, dtype) for name, value in flat.items()}
+  return backbone, unflatten(flat)
+
+
+def check_names(expected: dict[str, Any], found: dict[str, Any], where: str) -> None:
+  """Raises ValueError naming every missing, unknown or misshapen parameter."""
+  problems: list[str] = []
+
+  def report(kind: str, names: Sequence[str]) -> None:
+    if names:
+      problems.append(f"{kind} {len(names)}: {', '.join(names)}")
+
+  report("lacks", sorted(set(expected) - set(found)))
+  report("adds", sorted(set(found) - set(expected)))
+  report(
+    "has other shapes for",
+    [
+      f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+      for name in sorted(set(expected) & set(found))
+      if tuple(found[name].shape) != tuple(expected[name].shape)
+    ],
+  )
+  if problems:
+    raise ValueError(
+      f"The checkpoint {where!r} does not fit the backbone: it {'; it '.join(problems)}."
+      " Name the checkpoint's own architecture."
+    )
+
+
+def fingerprint(params: Any) -> str:
+  """A short digest of a backbone's weights: names, shapes and a sketch of values.
+
+  Every array contributes its bytes' digest in bfloat16-rounded form, so a stored copy
+  in bfloat16 and the same weights held in float32 agree.
+  """
+  digest = hashlib.sha256()
+  for name, value in flatten(params).items():
+    value = jax.device_get(value).astype(jnp.bfloat16)
+    digest.update(f"{name}{value.shape}".encode())
+    digest.update(value.tobytes())
+  return digest.hexdigest()[:16]

@@ -1,0 +1,295 @@
+"""The T5 encoder and decoder stacks.
+
+Names, shapes and logical axes of parameters follow T5X's minimal network. Layers run
+unrolled (`layers_0` ...) or scanned (one `layers` branch with a leading layer axis);
+both give the same logits.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import partitioning
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.backbones.t5.layers import (
+  Attention,
+  Dense,
+  Embedder,
+  FeedForward,
+  RelativeBias,
+  RMSNorm,
+  mask_bias,
+  pairs,
+)
+
+KeysValues = tuple[Array, Array]
+
+
+class EncoderLayer(nn.Module):
+  """Self-attention and feed-forward, each behind a norm and a residual."""
+
+  config: T5Config
+  train: bool
+
+  @nn.compact
+  def __call__(
+    self, x_BTH: Float[Array, "B T H"], _: None, bias: Float[Array, "#B N T T"]
+  ) -> tuple[Float[Array, "B T H"], None]:
+    config, train = self.config, self.train
+    drop = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+    attention = Attention(config, name="attention")
+    y = RMSNorm(config.dtype, name="pre_attention_layer_norm")(x_BTH)
+    y = attention(y, attention.keys_values(y), bias, train)
+    x_BTH += drop(y, deterministic=not train)
+    y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BTH)
+    y = FeedForward(config, name="mlp")(y, train)
+    return x_BTH + drop(y, deterministic=not train), None
+
+
+class DecoderLayer(nn.Module):
+  """Causal self-attention, attention to the encoder, feed-forward.
+
+  Run over whole targets, or over the next few tokens with a cache of earlier keys and
+  values and with the cross-attention's keys and values made beforehand.
+  """
+
+  config: T5Config
+  train: bool
+
+  def setup(self) -> None:
+    config = self.config
+    self.pre_self_attention_layer_norm = RMSNorm(config.dtype)
+    self.self_attention = Attention(config)
+    self.pre_cross_attention_layer_norm = RMSNorm(config.dtype)
+    self.encoder_decoder_attention = Attention(config)
+    self.pre_mlp_layer_norm = RMSNorm(config.dtype)
+    self.mlp = FeedForward(config)
+    self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+  def cross(self, carry: None, _: None, encoded_BTH: Array) -> tuple[None, KeysValues]:
+    """Keys and values that this layer's cross-attention reads."""
+    return carry, self.encoder_decoder_attention.keys_values(encoded_BTH)
+
+  def __call__(
+    self,
+    x_BUH: Float[Array, "B U H"],
+    per_layer: tuple[KeysValues | None, KeysValues | None],
+    self_bias: Float[Array, "#B N U X"],
+    cross_bias: Float[Array, "B 1 #U T"],
+    encoded_BTH: Float[Array, "B T H"] | None,
+    index: Int[Array, ""] | None,
+  ) -> tuple[Float[Array, "B U H"], KeysValues | None]:
+    cross, cache = per_layer
+    y = self.pre_self_attention_layer_norm(x_BUH)
+    keys_values = self.self_attention.keys_values(y)
+    if cache is not None:
+      keys_values = cache = jax.tree.map(
+        lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+          old, new.astype(old.dtype), index, axis=1
+        ),
+        cache,
+        keys_values,
+      )
+    y = self.self_attention(y, keys_values, self_bias, self.train)
+    x_BUH += self.dropout(y, deterministic=not self.train)
+    y = self.pre_cross_attention_layer_norm(x_BUH)
+    if cross is None:
+      cross = self.encoder_decoder_attention.keys_values(encoded_BTH)
+    y = self.encoder_decoder_attention(y, cross, cross_bias, self.train)
+    x_BUH += self.dropout(y, deterministic=not self.train)
+    y = self.mlp(self.pre_mlp_layer_norm(x_BUH), self.train)
+    return x_BUH + self.dropout(y, deterministic=not self.train), cache
+
+
+def _layers(cls: type[nn.Module], config: T5Config, count: int, train: bool) -> Any:
+  """The blocks of a stack: a list, or one module whose parameters are scanned over."""
+  if config.remat_policy != "none":
+    policies = jax.checkpoint_policies
+    dots = policies.dots_with_no_batch_dims_saveable
+    cls = nn.remat(
+      cls,
+      policy=dots if config.remat_policy == "dots" else policies.nothing_saveable,
+      prevent_cse=not config.scan_layers,
+    )
+  if config.scan_layers:
+    return cls(config, train)
+  return [cls(config, train) for _ in range(count)]
+
+
+class Stack(nn.Module):
+  """What both stacks share: the position bias, the final norm, the walk of layers."""
+
+  config: T5Config
+  train: bool = False
+
+  def walk(self, block: Any, x: Any, per_layer: Any, *shared: Any) -> tuple[Any, Any]:
+    """Runs `block(layer, x, entry, *shared)` -> (x, output) through the layers.
+
+    Entries and outputs are one a layer: lists, or arrays with a leading layer axis
+    where layers are scanned.
+    """
+    if self.config.scan_layers:
+      return self._scan(block, len(shared))(self.layers, x, per_layer, *shared)
+    outputs = []
+    for i, layer in enumerate(self.layers):
+      x, output = block(layer, x, per_layer and per_layer[i], *shared)
+      outputs.append(output)
+    return x, outputs
+
+  def _scan(self, block: Any, shared: int) -> Any:
+    # Parameters get a leading axis, which `params_axes` records as "layers".
+    return partitioning.scan_with_axes(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(0, *[nn.broadcast] * shared),
+      length=self.depth,
+      axis_name="layers",
+    )
+
+
+def _run_layer(layer: nn.Module, *args: Any) -> tuple[Any, Any]:
+  return layer(*args)
+
+
+class Encoder(Stack):
+  """Embeddings -> encodings."""
+
+  @property
+  def depth(self) -> int:
+    return self.config.num_encoder_layers
+
+  def setup(self) -> None:
+    config = self.config
+    self.relpos_bias = RelativeBias(config, bidirectional=True)
+    self.layers = _layers(EncoderLayer, config, self.depth, self.train)
+    self.encoder_norm = RMSNorm(config.dtype)
+    self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+  def __call__(
+    self,
+    x_BTH: Float[Array, "B T H"],
+    mask_BT: Bool[Array, "B T"],
+    segments_BT: Int[Array, "B T"] | None = None,
+  ) -> Float[Array, "B T H"]:
+    x_BTH = x_BTH.astype(self.config.dtype)
+    places_T = jnp.arange(x_BTH.shape[1])
+    bias = self.relpos_bias(places_T, places_T)
+    bias = bias + mask_bias(pairs(None, mask_BT, segments_BT, segments_BT))
+    x_BTH = self.dropout(x_BTH, deterministic=not self.train)
+    x_BTH, _ = self.walk(_run_layer, x_BTH, None, bias)
+    x_BTH = self.encoder_norm(x_BTH)
+    return self.dropout(x_BTH, deterministic=not self.train)
+
+
+class Decoder(Stack):
+  """Target embeddings and encodings -> logits."""
+
+  @property
+  def depth(self) -> int:
+    return self.config.num_decoder_layers
+
+  def setup(self) -> None:
+    config = self.config
+    self.relpos_bias = RelativeBias(config, bidirectional=False)
+    self.layers = _layers(DecoderLayer, config, self.depth, self.train)
+    self.decoder_norm = RMSNorm(config.dtype)
+    self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+    if not config.logits_via_embedding:
+      self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), "float32")
+
+  def cross(self, encoded_BTH: Float[Array, "B T H"]) -> Any:
+    """Keys and values of every layer's cross-attention, made once for decoding."""
+    return self.walk(DecoderLayer.cross, None, None, encoded_BTH)[1]
+
+  def __call__(
+    self,
+    x_BUH: Float[Array, "B U H"],
+    encoded_BTH: Float[Array, "B T H"],
+    encoder_mask_BT: Bool[Array, "B T"],
+    segments_BU: Int[Array, "B U"] | None = None,
+    encoder_segments_BT: Int[Array, "B T"] | None = None,
+  ) -> Float[Array, "B U H"]:
+    """Normed states of whole targets, each position seeing those before it."""
+    places_U = jnp.arange(x_BUH.shape[1])
+    causal_UU = places_U[:, None] >= places_U[None, :]
+    bias = self.relpos_bias(places_U, places_U)
+    bias = bias + mask_bias(pairs(causal_UU, None, segments_BU, segments_BU))
+    cross_bias = mask_bias(
+      pairs(None, encoder_mask_BT, segments_BU, encoder_segments_BT)
+    )
+    return self._run(x_BUH, (None, None), bias, cross_bias, encoded_BTH, None)[0]
+
+  def step(
+    self,
+    x_BUH: Float[Array, "B U H"],
+    cross: Any,
+    cache: Any,
+    index: Int[Array, ""],
+    encoder_mask_BT: Bool[Array, "B T"],
+  ) -> tuple[Float[Array, "B U H"], Any]:
+    """Normed states of the next U tokens, the first at position `index`."""
+    leaf = jax.tree.leaves(cache)[0]
+    keys_X = jnp.arange(leaf.shape[-3])
+    queries_U = index + jnp.arange(x_BUH.shape[1])
+    bias = self.relpos_bias(queries_U, keys_X)
+    bias = bias + mask_bias(queries_U[:, None] >= keys_X[None, :])[None, None]
+    cross_bias = mask_bias(encoder_mask_BT)[:, None, None, :]
+    return self._run(x_BUH, (cross, cache), bias, cross_bias, None, index)
+
+  def _run(self, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index):
+    x_BUH = x_BUH.astype(self.config.dtype)
+    x_BUH = self.dropout(x_BUH, deterministic=not self.train)
+    if not self.config.scan_layers:
+      cross, cache = per_layer
+      per_layer = [
+        (cross and cross[i], cache and cache[i]) for i in range(self.depth)
+      ]
+    x_BUH, cache = self.walk(
+      _run_layer, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index
+    )
+    x_BUH = self.decoder_norm(x_BUH)
+    return self.dropout(x_BUH, deterministic=not self.train), cache
+
+
+class Transformer(nn.Module):
+  """A whole T5; methods give its stages, so that a prompt can stand between them."""
+
+  config: T5Config
+  train: bool = False
+
+  def setup(self) -> None:
+    self.token_embedder = Embedder(self.config)
+    self.encoder = Encoder(self.config, self.train)
+    self.decoder = Decoder(self.config, self.train)
+
+  def __call__(self, inputs_BT: Array, targets_BU: Array) -> Array:
+    """Plain logits, used to initialise every parameter."""
+    x_BTH = self.embed(inputs_BT)
+    mask_BT = inputs_BT > 0
+    encoded_BTH = self.encode(x_BTH, mask_BT)
+    return self.logits(self.decode(self.embed(targets_BU), encoded_BTH, mask_BT))
+
+  def embed(self, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:
+    return self.token_embedder(ids)
+
+  def encode(self, *args: Any) -> Float[Array, "B T H"]:
+    return self.encoder(*args)
+
+  def decode(self, *args: Any) -> Float[Array, "B U H"]:
+    return self.decoder(*args)
+
+  def cross(self, encoded_BTH: Array) -> Any:
+    return self.decoder.cross(encoded_BTH)
+
+  def step(self, *args: Any) -> tuple[Array, Any]:
+    return self.decoder.step(*args)
+
+  def logits(self, states: Float[Array, "*X H"]) -> Float[Array, "*X V"]:
+    """float32 logits over all V rows."""
+    if not self.config.logits_via_embedding:
+      return self.decoder.logits_dense(states.astype(self.config.dtype))
+    return self.token_embedder.attend(states * self.config.emb_dim**-0.5)

@@ -1,0 +1,129 @@
+"""What a prompt may look at, and the static facts of the backbone that it steers.
+
+The letters are those of `prompt_tuning/core/axes.py`; R counts examples: one a row of
+the batch, or one a segment of a packed row.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """Static facts of a backbone.
+
+  Attributes:
+    width: H, the width of token embeddings.
+    heads: N. head_width: D.
+    encoder_layers, decoder_layers: how many blocks each stack has.
+    vocabulary: V, rows of the token table (padding rows included).
+    table: the token table [V H], only while a prompt is initialised.
+    encode: text -> piece ids without an end mark, only while initialised.
+  """
+
+  width: int
+  heads: int
+  head_width: int
+  encoder_layers: int
+  decoder_layers: int
+  vocabulary: int
+  table: Any = dataclasses.field(default=None, compare=False, repr=False)
+  encode: Callable[[str], Sequence[int]] | None = dataclasses.field(
+    default=None, compare=False, repr=False
+  )
+
+
+@flax.struct.dataclass
+class Context:
+  """All that a prompt may read, one example a row, its real tokens in front.
+
+  Attributes:
+    ids: token ids [R T], without prompt positions; 0 pads.
+    mask: true where `ids` holds a real token [R T].
+    embeddings: frozen token embeddings of `ids` [R T H].
+    task: task number of each example [R], or None.
+    encoding: frozen encoder output on `ids`, no gradient [R T H], or None where no
+      part of the prompt names "encoding" among its `needs`.
+    external: vectors that the data pipeline supplies [R C], or None.
+  """
+
+  ids: Int[Array, "R T"]
+  mask: Bool[Array, "R T"]
+  embeddings: Float[Array, "R T H"]
+  task: Int[Array, " R"] | None = None
+  encoding: Float[Array, "R T H"] | None = None
+  external: Float[Array, "R C"] | None = None
+
+
+@flax.struct.dataclass
+class Code:
+  """What a condition makes of a context: Q vectors an example.
+
+  Attributes:
+    values: [R Q C]; Q is 1 for a pooled code.
+    mask: true where a vector stands for something real [R Q].
+  """
+
+  values: Float[Array, "R Q C"]
+  mask: Bool[Array, "R Q"]
+
+
+def pooled(vectors_RC: Float[Array, "R C"]) -> Code:
+  """Wraps one vector an example as a code with Q = 1."""
+  return Code(vectors_RC[:, None], jnp.ones((vectors_RC.shape[0], 1), bool))
+
+
+def masked_mean(
+  values_RTC: Float[Array, "R T C"], mask_RT: Bool[Array, "R T"]
+) -> Float[Array, "R C"]:
+  """Mean over the real positions; zero where there are none."""
+  weights_RT = mask_RT.astype(values_RTC.dtype)
+  total_RC = jnp.einsum("RTC,RT->RC", values_RTC, weights_RT)
+  return total_RC / jnp.maximum(weights_RT.sum(-1, keepdims=True), 1)
+
+
+def split_rows(
+  inputs_BT: Int[Array, "B T"],
+  prompt_index_BT: Int[Array, "B T"] | None,
+  segments_BT: Int[Array, "B T"] | None,
+  segments: int = 1,
+) -> tuple[Int[Array, "R L"], Bool[Array, "R L"]]:
+  """Lays each example's real tokens in front of a row of its own.
+
+  Args:
+    inputs_BT: token ids, 0 where padded.
+    prompt_index_BT: -1 at real tokens, 0..P-1 at reserved positions.
+    segments_BT: 1..S, which example of the row a token belongs to; 0 at pads. None
+      where each row holds one example.
+    segments: S, static; R = B * S.
+
+  Returns:
+    ids [R L] and mask [R L], with L = T, where example s of row b is row b * S + s - 1.
+  """
+  B, T = inputs_BT.shape
+  real_BT = inputs_BT > 0
+  if prompt_index_BT is not None:
+    real_BT &= prompt_index_BT < 0
+  if segments == 1:
+    mine_RT, tokens_RT = real_BT, inputs_BT
+  else:
+    numbers_S = jnp.arange(1, segments + 1)
+    own_BST = segments_BT[:, None, :] == numbers_S[None, :, None]
+    mine_RT = (own_BST & real_BT[:, None, :]).reshape(B * segments, T)
+    tokens_RT = jnp.repeat(inputs_BT, segments, axis=0)
+  # A stable sort by "not mine" keeps the order of tokens and is free of scatters.
+  order_RT = jnp.argsort(~mine_RT, axis=1, stable=True)
+  ids_RT = jnp.take_along_axis(tokens_RT, order_RT, axis=1)
+  mask_RT = jnp.arange(T)[None] < mine_RT.sum(1, keepdims=True)
+  return jnp.where(mask_RT, ids_RT, 0), mask_RT
+
+
+def frozen(tree: Any) -> Any:
+  """Cuts the gradient: what comes from the backbone is data to a prompt."""
+  return jax.tree.map(jax.lax.stop_gradient, tree)

@@ -1,0 +1,72 @@
+"""What a prompt hands back, and how virtual positions are filled with it."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class Injection:
+  """One optional field per place; a backbone obeys each field that is set.
+
+  R is 1 for a prompt that reads no input, else the number of examples.
+
+  Attributes:
+    encoder_input: vectors for the encoder's virtual positions [R Pin H].
+    encoder_mask: false where a virtual position must not be attended to [R Pin].
+    decoder_input: vectors for the decoder's virtual positions [R Pdec H].
+  """
+
+  encoder_input: Float[Array, "R Pin H"] | None = None
+  encoder_mask: Bool[Array, "R Pin"] | None = None
+  decoder_input: Float[Array, "R Pdec H"] | None = None
+
+
+def fill(
+  embeddings_BTH: Float[Array, "B T H"],
+  prompt_RPH: Float[Array, "R P H"],
+  prompt_index_BT: Int[Array, "B T"],
+  segments_BT: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T H"]:
+  """Writes prompt vectors into the reserved positions.
+
+  x[b, t] = prompt[row(b, t), prompt_index[b, t]] where prompt_index >= 0.
+
+  The choice is a product with a one-hot matrix: exact, and its transpose, which the
+  gradient needs, is a product too and not a scatter.
+  """
+  chosen_BTH = _choose(prompt_RPH, prompt_index_BT, segments_BT)
+  reserved_BT1 = (prompt_index_BT >= 0)[..., None]
+  return jnp.where(reserved_BT1, chosen_BTH.astype(embeddings_BTH.dtype), embeddings_BTH)
+
+
+def visible(
+  mask_RP: Bool[Array, "R P"],
+  prompt_index_BT: Int[Array, "B T"],
+  segments_BT: Int[Array, "B T"] | None = None,
+) -> Bool[Array, "B T"]:
+  """True at real tokens and at the prompt positions that the mask keeps."""
+  kept_BT1 = _choose(mask_RP[..., None].astype(jnp.float32), prompt_index_BT, segments_BT)
+  return (prompt_index_BT < 0) | (kept_BT1[..., 0] > 0.5)
+
+
+def _choose(
+  values_RPX: Float[Array, "R P X"],
+  prompt_index_BT: Int[Array, "B T"],
+  segments_BT: Int[Array, "B T"] | None,
+) -> Float[Array, "B T X"]:
+  R, P, X = values_RPX.shape
+  B, _ = prompt_index_BT.shape
+  exact = jax.lax.Precision.HIGHEST
+  if R == 1:
+    one_hot_BTP = jax.nn.one_hot(prompt_index_BT, P, dtype=values_RPX.dtype)
+    return jnp.einsum("BTP,PX->BTX", one_hot_BTP, values_RPX[0], precision=exact)
+  S = R // B
+  index_BT = prompt_index_BT
+  if S > 1:
+    own_BT = (segments_BT - 1) * P + prompt_index_BT
+    index_BT = jnp.where(prompt_index_BT >= 0, own_BT, -1)
+  one_hot_BTQ = jax.nn.one_hot(index_BT, S * P, dtype=values_RPX.dtype)
+  values_BQX = values_RPX.reshape(B, S * P, X)
+  return jnp.einsum("BTQ,BQX->BTX", one_hot_BTQ, values_BQX, precision=exact)

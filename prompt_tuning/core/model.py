@@ -1,0 +1,175 @@
+"""A frozen backbone and a prompt as one model.
+
+The backbone embeds, a Context is built, the prompt answers with an Injection, the
+backbone obeys it. Parameters are {"backbone": ..., "prompt": ...}.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from prompt_tuning.core.context import Context, Spec, frozen, split_rows
+from prompt_tuning.core.injection import Injection
+
+Params = dict[str, Any]
+Batch = dict[str, Array]
+
+# The id at reserved positions: not a pad, never read (unknown, in T5 vocabularies).
+RESERVED_ID = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptedModel:
+  """Backbone and prompt.
+
+  Attributes:
+    backbone: pure functions of its weights, such as `backbones.t5.backbone.T5`.
+    prompt: `core.prompt.Prompt` or `Together`; None for the bare model.
+    segments: S, how many examples a packed row may hold; 1 where rows are not packed.
+  """
+
+  backbone: Any
+  prompt: Any = None
+  segments: int = 1
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    """Virtual positions that batches must reserve, by side."""
+    return {} if self.prompt is None else self.prompt.lengths
+
+  def init_prompt(self, key: Any, backbone_params: Any, encode: Any = None) -> Params:
+    """Draws the prompt's parameters; `encode` turns text into piece ids."""
+    if self.prompt is None:
+      return {}
+    table_VH = self.backbone.table(backbone_params)
+    spec = dataclasses.replace(self.backbone.spec, table=table_VH, encode=encode)
+    return self._init_prompt(key, backbone_params, spec)
+
+  def prompt_shapes(self, backbone_params: Any) -> Params:
+    """Shapes of the prompt's parameters for weights or their shapes."""
+    if self.prompt is None:
+      return {}
+
+    def draw(key, params):
+      table_VH = self.backbone.table(params)
+      spec = dataclasses.replace(self.backbone.spec, table=table_VH)
+      return self._init_prompt(key, params, spec)
+
+    return jax.eval_shape(draw, jax.random.key(0), backbone_params)
+
+  def _init_prompt(self, key: Any, backbone_params: Any, spec: Spec) -> Params:
+    length = max(4, sum(self.lengths.values()))
+    batch = {"inputs": jnp.ones((self.segments, length), jnp.int32)}
+    if self.segments > 1:
+      batch["segment_ids"] = jnp.ones_like(batch["inputs"])
+    context = self.context(backbone_params, batch)
+    return self.prompt.init(key, context, spec).get("params", {})
+
+  def context(self, backbone_params: Any, batch: Batch) -> Context:
+    """What the prompt may read of a batch; all of it is data, none of it trains."""
+    ids_RT, mask_RT = split_rows(
+      batch["inputs"],
+      batch.get("prompt_index"),
+      batch.get("segment_ids"),
+      self.segments,
+    )
+    # No reserved position is left in a row, so its tail is padding in every row.
+    keep = ids_RT.shape[1] - self._reserved_columns(batch)
+    ids_RT, mask_RT = ids_RT[:, :keep], mask_RT[:, :keep]
+    embeddings_RTH = self.backbone.embed(backbone_params, ids_RT)
+    encoding_RTH = None
+    if "encoding" in self.prompt.needs:
+      encoding_RTH = batch.get("encoding")
+      if encoding_RTH is None:
+        encoding_RTH = self.backbone.encode_rows(
+          backbone_params, embeddings_RTH, mask_RT
+        )
+    if "external" in self.prompt.needs and "external" not in batch:
+      raise ValueError(
+        "The prompt reads external vectors, but the batch has no feature `external`. "
+        "Use a task that supplies one vector an example."
+      )
+    context = Context(
+      ids=ids_RT,
+      mask=mask_RT,
+      embeddings=embeddings_RTH,
+      task=batch.get("task"),
+      encoding=encoding_RTH,
+      external=batch.get("external"),
+    )
+    return frozen(context)
+
+  def _reserved_columns(self, batch: Batch) -> int:
+    if self.segments > 1 or "prompt_index" not in batch:
+      return 0
+    return self.lengths.get("encoder", 0)
+
+  def inject(
+    self, params: Params, batch: Batch, key: Any = None
+  ) -> Injection | None:
+    """Asks the prompt; None for a bare model. `key` switches the prompt's dropout on."""
+    if self.prompt is None:
+      return None
+    context = self.context(params["backbone"], batch)
+    rngs = None if key is None else {"dropout": key}
+    return self.prompt.apply(
+      {"params": params.get("prompt", {})},
+      context,
+      self.backbone.spec,
+      train=key is not None,
+      rngs=rngs,
+    )
+
+  def encode(
+    self, params: Params, batch: Batch, key: Any = None
+  ) -> tuple[Float[Array, "B T H"], Bool[Array, "B T"], Injection | None]:
+    """Encodings, their mask, and the injection that the decoder will need."""
+    keys = (None, None) if key is None else jax.random.split(key)
+    injection = self.inject(params, batch, keys[0])
+    encoded, mask = self.backbone.encode(params["backbone"], batch, injection, keys[1])
+    return encoded, mask, injection
+
+  def logits(
+    self, params: Params, batch: Batch, key: Any = None
+  ) -> Float[Array, "B U V"]:
+    """float32 logits of a batch of features; `key` switches dropout on."""
+    encode_key, decode_key = (None, None) if key is None else jax.random.split(key)
+    encoded, mask, injection = self.encode(params, batch, encode_key)
+    return self.backbone.decode(
+      params["backbone"], batch, encoded, mask, injection, decode_key
+    )
+
+
+def features(inputs: Array, targets: Array, lengths: dict[str, int]) -> Batch:
+  """Model features of plain id arrays, prompt positions reserved in front.
+
+  Args:
+    inputs: token ids [B T], 0 pads. targets: token ids [B U], 0 pads.
+    lengths: positions to reserve on the "encoder" and the "decoder" side.
+  """
+  inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
+  inputs, prompt_index = reserve_front(inputs, lengths.get("encoder", 0))
+  shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+  decoder_length = lengths.get("decoder", 0)
+  shifted, decoder_index = reserve_front(shifted, decoder_length)
+  targets = jnp.pad(targets, ((0, 0), (decoder_length, 0)))
+  return {
+    "inputs": inputs,
+    "prompt_index": prompt_index,
+    "targets": targets,
+    "decoder_inputs": shifted,
+    "decoder_prompt_index": decoder_index,
+  }
+
+
+def reserve_front(ids_BT: Array, length: int) -> tuple[Array, Array]:
+  """Puts `length` reserved positions in front; returns ids and prompt_index."""
+  front = jnp.full((ids_BT.shape[0], length), RESERVED_ID, ids_BT.dtype)
+  places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), front.shape)
+  return (
+    jnp.concatenate([front, ids_BT], axis=1),
+    jnp.concatenate([places, jnp.full(ids_BT.shape, -1, jnp.int32)], axis=1),
+  )

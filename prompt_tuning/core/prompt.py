@@ -1,0 +1,152 @@
+"""A prompt: condition -> parameterise -> transforms -> site.
+
+A method is such a sentence, bound in one file of `gin/methods/`. The contracts:
+
+* condition: `needs` (fields of Context beyond ids and embeddings) and
+  `__call__(context, train) -> Code`.
+* parameterise: `reads_code` and `__call__(code or None, shape, spec, train) -> Drawn`
+  with shape (G, P, H).
+* transform: `__call__(drawn, spec, train) -> Drawn`.
+* site: `tables(spec)` gives (G, H); `__call__(Drawn) -> Injection`; `folds_to` names
+  what a fold of it is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from prompt_tuning.core.context import Context, Spec
+from prompt_tuning.core.injection import Injection
+
+# Draws a table of the given shape: (key, shape, spec) -> array. Spec carries the token
+# table and the tokeniser for those that start from words.
+Initializer = Callable[[Any, tuple[int, ...], Spec], Array]
+Shape = tuple[int, int, int]
+
+
+@flax.struct.dataclass
+class Drawn:
+  """A prompt on its way to its site.
+
+  Attributes:
+    prompt: [R G P H]; R is 1 where no input was read.
+    mask: true where a position is in use [R P], or None for all.
+  """
+
+  prompt: Float[Array, "R G P H"]
+  mask: Bool[Array, "R P"] | None = None
+
+
+class Prompt(nn.Module):
+  """One prompt, written at one site.
+
+  Attributes:
+    length: P, positions (at least 1).
+    parameterise: makes the vectors.
+    site: places them.
+    condition: reads the input for the parameteriser, or None.
+    transforms: applied to the vectors, in order.
+  """
+
+  length: int
+  parameterise: nn.Module
+  site: Any
+  condition: nn.Module | None = None
+  transforms: Sequence[nn.Module] = ()
+
+  def __post_init__(self) -> None:
+    if self.length < 1:
+      raise ValueError(
+        f"`Prompt.length` must be at least 1, got {self.length}. "
+        "For a model without a prompt use the method `unprompted`."
+      )
+    if getattr(self.parameterise, "reads_code", False) != (self.condition is not None):
+      raise ValueError(
+        f"`Prompt.condition` is {self.condition!r}, but "
+        f"{type(self.parameterise).__name__} "
+        f"{'reads' if self.condition is None else 'does not read'} a code. "
+        "Bind a condition exactly where the parameteriser reads one."
+      )
+    super().__post_init__()
+
+  @property
+  def needs(self) -> frozenset[str]:
+    """Fields of Context that must be filled in."""
+    return frozenset() if self.condition is None else frozenset(self.condition.needs)
+
+  @property
+  def reads_input(self) -> bool:
+    return self.condition is not None
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    """Virtual positions to reserve, by the side ("encoder", "decoder")."""
+    return {self.site.side: self.length}
+
+  def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
+    code = None if self.condition is None else self.condition(context, train)
+    G, H = self.site.tables(spec)
+    drawn = self.parameterise(code, (G, self.length, H), spec, train)
+    for transform in self.transforms:
+      drawn = transform(drawn, spec, train)
+    return self.site(drawn)
+
+
+class Together(nn.Module):
+  """Several prompts as one: their positions stand side by side, in order.
+
+  Attributes:
+    prompts: at least one Prompt.
+  """
+
+  prompts: Sequence[nn.Module]
+  reads_code: ClassVar[bool] = False
+
+  @property
+  def needs(self) -> frozenset[str]:
+    return frozenset().union(*(prompt.needs for prompt in self.prompts))
+
+  @property
+  def reads_input(self) -> bool:
+    return any(prompt.reads_input for prompt in self.prompts)
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for prompt in self.prompts:
+      for side, length in prompt.lengths.items():
+        total[side] = total.get(side, 0) + length
+    return total
+
+  def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
+    parts = [prompt(context, spec, train) for prompt in self.prompts]
+    return Injection(
+      encoder_input=_side_by_side([part.encoder_input for part in parts]),
+      encoder_mask=_masks_side_by_side(parts),
+      decoder_input=_side_by_side([part.decoder_input for part in parts]),
+    )
+
+
+def _side_by_side(tables: Sequence[Array | None]) -> Array | None:
+  tables = [table for table in tables if table is not None]
+  if not tables:
+    return None
+  R = max(table.shape[0] for table in tables)
+  tables = [jnp.broadcast_to(table, (R, *table.shape[1:])) for table in tables]
+  return jnp.concatenate(tables, axis=1)
+
+
+def _masks_side_by_side(parts: Sequence[Injection]) -> Array | None:
+  if all(part.encoder_mask is None for part in parts):
+    return None
+  masks = []
+  for part in parts:
+    if part.encoder_input is None:
+      continue
+    all_RP = jnp.ones(part.encoder_input.shape[:2], bool)
+    masks.append(all_RP if part.encoder_mask is None else part.encoder_mask)
+  return _side_by_side(masks)

@@ -1,0 +1,165 @@
+"""Examples -> batches of numpy arrays, in a fixed order for a seed, from any step.
+
+A finite task is read once into memory: then each epoch is a seeded permutation, and
+training can start at any step without reading what came before. A task that streams
+is read on and on, and skipped forward when training resumes.
+"""
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning.data.features import Layout, pad
+from prompt_tuning.data.packing import pack
+
+Example = dict[str, Any]
+Batch = dict[str, np.ndarray]
+
+
+def check_lengths(examples: Sequence[Example], layout: Layout, split: str) -> None:
+  """Counts what is longer than the layout; refuses it unless told to truncate.
+
+  Raises:
+    ValueError: if the split is empty, or an example is too long and
+      `layout.truncate` is off.
+  """
+  if not examples:
+    raise ValueError(f"The split {split!r} holds no examples.")
+  for name in ("inputs", "targets"):
+    longest = max(len(example[name]) for example in examples)
+    limit = getattr(layout, name)
+    over = sum(len(example[name]) > limit for example in examples)
+    if not over:
+      continue
+    facts = (
+      f"{over} of {len(examples)} examples of the split {split!r} have {name} longer "
+      f"than the {limit} of TASK_FEATURE_LENGTHS (the longest: {longest})."
+    )
+    if not layout.truncate:
+      raise ValueError(
+        f"{facts} Raise TASK_FEATURE_LENGTHS[{name!r}], or set TRUNCATE = True."
+      )
+    logging.warning("%s They are cut.", facts)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+  """The permutation of an epoch."""
+  return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def shuffled(
+  examples: Sequence[Any], seed: int, first: int = 0
+) -> Iterator[Any]:
+  """Examples for ever, each epoch in an order of its own, from the `first`-th on."""
+  count = len(examples)
+  for epoch in itertools.count(first // count):
+    order = epoch_order(count, seed, epoch)
+    skip = first % count if epoch == first // count else 0
+    for i in order[skip:]:
+      yield examples[i]
+
+
+def stack(rows: Sequence[Batch]) -> Batch:
+  """One batch of equally long rows."""
+  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def batches(rows: Iterable[Batch], size: int) -> Iterator[Batch]:
+  """Full batches; a ragged end is dropped (training streams have none)."""
+  rows = iter(rows)
+  while True:
+    chosen = list(itertools.islice(rows, size))
+    if len(chosen) < size:
+      return
+    yield stack(chosen)
+
+
+def ordered(rows: Sequence[Batch], size: int) -> Iterator[tuple[Batch, int]]:
+  """(batch, real rows) in order; the last batch repeats its last row to fill up."""
+  for start in range(0, len(rows), size):
+    chosen = list(rows[start : start + size])
+    real = len(chosen)
+    chosen += [chosen[-1]] * (size - real)
+    yield stack(chosen), real
+
+
+def train_batches(
+  examples: Sequence[Example] | Callable[[], Iterable[Example]],
+  layout: Layout,
+  size: int,
+  seed: int,
+  first_step: int = 0,
+  pack_segments: int = 1,
+) -> Iterator[Batch]:
+  """Training batches from step `first_step` on.
+
+  Args:
+    examples: a sequence held in memory, or a function that opens a stream.
+    layout: how each example is laid out.
+    size: B, rows a batch.
+    seed: of the order.
+    first_step: batches that an earlier run has taken.
+    pack_segments: S, examples a row may hold; 1 pads instead of packing.
+  """
+  streams = callable(examples)
+  direct = not streams and pack_segments == 1
+  if streams:
+    source: Iterable[Example] = examples()
+  else:
+    source = shuffled(examples, seed, first_step * size if direct else 0)
+  features = (layout.convert(example) for example in source)
+  if pack_segments > 1:
+    lengths = layout.lengths
+    rows = pack(features, lengths["inputs"], lengths["targets"], pack_segments)
+  else:
+    rows = (pad(row, layout.lengths) for row in features)
+  result = batches(rows, size)
+  # A stream, or packed rows, cannot be entered in the middle: read up to the step.
+  return result if direct else itertools.islice(result, first_step, None)
+
+
+def ahead(source: Iterator[Any], depth: int = 4) -> Iterator[Any]:
+  """Runs an iterator in a thread, `depth` items ahead of who reads it.
+
+  The thread ends when the reader closes this generator.
+  """
+  items: queue.Queue = queue.Queue(depth)
+  closed = threading.Event()
+  end = object()
+
+  def put(item: Any) -> bool:
+    while not closed.is_set():
+      try:
+        items.put(item, timeout=0.1)
+        return True
+      except queue.Full:
+        continue
+    return False
+
+  def run() -> None:
+    try:
+      for item in source:
+        if not put(item):
+          return
+      put(end)
+    except BaseException as error:  # noqa: BLE001  handed to the reader
+      put(error)
+
+  thread = threading.Thread(target=run, daemon=True)
+  thread.start()
+  try:
+    while True:
+      item = items.get()
+      if item is end:
+        return
+      if isinstance(item, BaseException):
+        raise item
+      yield item
+  finally:
+    closed.set()
+    thread.join(timeout=5)

@@ -1,0 +1,116 @@
+"""A few examples of each label instead of a whole training split.
+
+The draw depends on the seed, the label and the order of the split alone: 8 shots are
+among the 16 of the same seed, and validation examples never change the training ones.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from prompt_tuning.data.task import Example, TextTask
+
+# The split under which a wrapped task's own validation stays to be had.
+FULL = "full_validation"
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot(TextTask):
+  """A task whose training split is `shots` examples of each label.
+
+  Attributes:
+    task: the task to draw from; any TextTask with a split "train".
+    shots: examples of each label; altogether where the task has no labels.
+    seed: of the draw.
+    validation_shots: as many of each label, none of them in "train", become the split
+      "validation", as in Gao et al., 2021, "Making Pre-trained Language Models Better
+      Few-shot Learners"; the task's own is then "full_validation". None keeps the
+      task's own.
+    name, labels, metrics: the task's where not given.
+  """
+
+  task: TextTask
+  shots: int
+  seed: int = 0
+  validation_shots: int | None = None
+  name: str = dataclasses.field(default="", kw_only=True)
+
+  def __post_init__(self) -> None:
+    if "train" not in self.task.splits:
+      raise ValueError(
+        f"`FewShot.task`, {self.task.name!r}, has no split 'train' to draw from. It "
+        f"has {list(self.task.splits)}."
+      )
+    self._set("name", self.name or f"{self.task.name}_{self.shots}shot_{self.seed}")
+    self._set("labels", self.labels or self.task.labels)
+    self._set("metrics", self.metrics or self.task.metrics)
+    super().__post_init__()
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """The task's splits, and "full_validation" where "validation" is drawn."""
+    splits = self.task.splits
+    if self.validation_shots is None:
+      return splits
+    own = (FULL,) if "validation" in splits else ()
+    rest = tuple(split for split in splits if split not in ("train", "validation"))
+    return ("train", "validation", *rest, *own)
+
+  def _read(self, split: str) -> list[Example]:
+    drawn = ("train",) if self.validation_shots is None else ("train", "validation")
+    if split not in drawn:
+      return self.task.examples("validation" if split == FULL else split)
+    examples = self.task.examples("train")
+    sizes = [self.shots, *([self.validation_shots] if len(drawn) > 1 else [])]
+    chosen = draw(
+      [example["targets"] for example in examples],
+      self.labels,
+      sizes,
+      self.seed,
+      "FewShot.shots",
+      f"the training split of {self.task.name!r}",
+    )
+    return [examples[i] for i in chosen[drawn.index(split)]]
+
+
+def draw(
+  targets: Sequence[str],
+  labels: Sequence[str] | None,
+  sizes: Sequence[int],
+  seed: int,
+  argument: str,
+  source: str,
+) -> list[list[int]]:
+  """Draws disjoint sets of examples, each with so many of every label.
+
+  Args:
+    targets: the label of each example.
+    labels: all labels; None draws from all examples alike.
+    sizes: examples of each label in each set.
+    seed: of the draw.
+    argument, source: who asks and what is drawn from, for messages.
+
+  Returns:
+    For each size the numbers of its examples, in rising order.
+
+  Raises:
+    ValueError: if a label has too few examples.
+  """
+  if min(sizes) < 1:
+    raise ValueError(f"`{argument}` must be at least 1, got {min(sizes)}.")
+  chosen: list[list[int]] = [[] for _ in sizes]
+  for label in sorted(labels) if labels else [None]:
+    own = [i for i, target in enumerate(targets) if label in (None, target)]
+    if len(own) < sum(sizes):
+      what = "examples" if label is None else f"examples of the label {label!r}"
+      raise ValueError(
+        f"`{argument}` asks for {' + '.join(map(str, sizes))} {what}, but {source} has "
+        f"{len(own)}. Lower it."
+      )
+    order = np.random.default_rng([seed, *(label or "").encode()]).permutation(own)
+    start = 0
+    for numbers, size in zip(chosen, sizes, strict=True):
+      numbers.extend(int(i) for i in order[start : start + size])
+      start += size
+  return [sorted(numbers) for numbers in chosen]

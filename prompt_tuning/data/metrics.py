@@ -1,0 +1,307 @@
+"""Metrics by name: (targets, predictions) -> {name: score}, in percent as in T5X.
+
+Targets and predictions are texts. A prediction that is no label, or no number, is
+wrong; it never fails. Libraries are imported by the metric that needs them.
+
+Scores follow T5 (Raffel et al., 2020, "Exploring the Limits of Transfer Learning with a
+Unified Text-to-Text Transformer"), except that ROUGE is the plain mean over examples
+where T5 reports the middle of a bootstrap, and that a correlation with something
+constant is 0 where it is undefined.
+"""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning.data import answers
+
+Texts = Sequence[str]
+Scores = dict[str, float]
+
+# Stands for every prediction that is not among the labels.
+_NO_LABEL = "\0"
+
+
+def check(names: Sequence[str]) -> None:
+  """Raises ValueError for a name that is no metric."""
+  for name in names:
+    if name not in METRICS:
+      near = difflib.get_close_matches(str(name), METRICS, n=1)
+      hint = f" Did you mean {near[0]!r}?" if near else ""
+      raise ValueError(
+        f"`metrics` names {name!r}, which there is not.{hint} There are "
+        f"{sorted(METRICS)}."
+      )
+
+
+def check_count(targets: int, predictions: int) -> None:
+  """Raises ValueError unless there is one prediction for each of some targets."""
+  if targets != predictions or not targets:
+    raise ValueError(
+      f"`predictions` must be one text for each of the {targets} targets (at least "
+      f"one), got {predictions}."
+    )
+
+
+def resolve(name: str) -> Callable[..., Scores]:
+  """The function of a metric's name."""
+  check((name,))
+  return METRICS[name]
+
+
+def reads(name: str) -> frozenset[str]:
+  """Which of "labels" and "examples" a metric asks for beside the texts."""
+  return frozenset(inspect.signature(resolve(name)).parameters) - _TEXTS
+
+
+def score(
+  names: Sequence[str],
+  targets: Texts,
+  predictions: Texts,
+  labels: Texts | None = None,
+  examples: Sequence[dict[str, Any]] | None = None,
+) -> Scores:
+  """All scores of some metrics.
+
+  Args:
+    names: keys of `METRICS`.
+    targets, predictions: one text an example.
+    labels: the classes, the positive one of two last.
+    examples: the task's examples, for metrics that group them, accept several answers
+      or ask for a class that the target does not spell.
+  """
+  check(names)
+  check_count(len(targets), len(predictions))
+  known = {"labels": labels, "examples": examples}
+  scores: Scores = {}
+  for name in names:
+    details = {key: known[key] for key in known if key in reads(name)}
+    scores.update(METRICS[name](_stripped(targets), _stripped(predictions), **details))
+  return scores
+
+
+def accuracy(targets: Texts, predictions: Texts) -> Scores:
+  """Share of predictions that are their target."""
+  return {"accuracy": _mean(map(str.__eq__, targets, predictions))}
+
+
+def exact_match(targets: Texts, predictions: Texts) -> Scores:
+  """As `accuracy`, under the name that free text goes by."""
+  return {"exact_match": accuracy(targets, predictions)["accuracy"]}
+
+
+def f1_binary(
+  targets: Texts,
+  predictions: Texts,
+  positive: str | None = None,
+  labels: Texts | None = None,
+) -> Scores:
+  """F1 of one of two classes.
+
+  Args:
+    targets, predictions: texts.
+    positive: the class; without it the last of `labels`, and without these the last
+      target in alphabetical order.
+    labels: the classes. A prediction outside them counts as the opposite of its target.
+  """
+  labels = labels or sorted(set(targets))
+  positive = labels[-1] if positive is None else positive
+  hits = wrong = 0
+  for target, prediction in zip(targets, predictions, strict=True):
+    outside = prediction not in labels
+    predicted = (target != positive) if outside else (prediction == positive)
+    hits += predicted and target == positive
+    wrong += predicted != (target == positive)
+  return {"f1_binary": _percent(2 * hits, 2 * hits + wrong)}
+
+
+def f1_macro(
+  targets: Texts, predictions: Texts, labels: Texts | None = None
+) -> Scores:
+  """Mean over the classes of each one's F1 (0 for a class never seen nor predicted)."""
+  from sklearn.metrics import f1_score
+
+  value = f1_score(
+    targets,
+    predictions,
+    labels=list(labels or sorted(set(targets))),
+    average="macro",
+    zero_division=0,
+  )
+  return {"f1_macro": 100.0 * float(value)}
+
+
+def matthews(
+  targets: Texts, predictions: Texts, labels: Texts | None = None
+) -> Scores:
+  """Matthews correlation; all predictions outside the labels are one more class."""
+  from sklearn.metrics import matthews_corrcoef
+
+  labels = set(labels or targets)
+  predictions = [p if p in labels else _NO_LABEL for p in predictions]
+  return {"matthews": 100.0 * float(matthews_corrcoef(list(targets), predictions))}
+
+
+def pearson(targets: Texts, predictions: Texts) -> Scores:
+  """Pearson correlation of numbers; a prediction that is none counts as -1."""
+  return {"pearson": _correlation("pearsonr", targets, predictions)}
+
+
+def spearman(targets: Texts, predictions: Texts) -> Scores:
+  """Spearman correlation of numbers; a prediction that is none counts as -1."""
+  return {"spearman": _correlation("spearmanr", targets, predictions)}
+
+
+def token_f1(
+  targets: Texts,
+  predictions: Texts,
+  examples: Sequence[dict[str, Any]] | None = None,
+) -> Scores:
+  """Mean F1 of words, at best over the accepted answers, normalised as SQuAD does."""
+  return {"token_f1": squad(targets, predictions, examples)["f1"]}
+
+
+def squad(
+  targets: Texts,
+  predictions: Texts,
+  examples: Sequence[dict[str, Any]] | None = None,
+) -> Scores:
+  """SQuAD's exact match and F1 of words (Rajpurkar et al., 2016).
+
+  The answers accepted are the example's `references`, or else its target.
+  """
+  matches, overlaps = [], []
+  for i, prediction in enumerate(predictions):
+    accepted = (examples[i].get("references") if examples else None) or [targets[i]]
+    said = answers.words(prediction)
+    asked = [answers.words(answer) for answer in accepted]
+    matches.append(said in asked)
+    overlaps.append(max(answers.overlap(answer, said) for answer in asked))
+  return {"em": _mean(matches), "f1": _mean(overlaps)}
+
+
+def rouge(targets: Texts, predictions: Texts) -> Scores:
+  """Mean F1 of rouge1, rouge2 and rougeLsum (Lin, 2004), sentences split at " . "."""
+  from rouge_score import rouge_scorer
+
+  names = ("rouge1", "rouge2", "rougeLsum")
+  scorer = rouge_scorer.RougeScorer(names)
+  totals = dict.fromkeys(names, 0.0)
+  for pair in zip(targets, predictions, strict=True):
+    scores = scorer.score(*(text.replace(" . ", " .\n") for text in pair))
+    for name in names:
+      totals[name] += scores[name].fmeasure
+  return {name: 100.0 * total / len(targets) for name, total in totals.items()}
+
+
+def bleu(targets: Texts, predictions: Texts) -> Scores:
+  """Corpus BLEU of SacreBLEU (Post, 2018), international tokenisation, cased."""
+  import sacrebleu
+
+  result = sacrebleu.corpus_bleu(
+    list(predictions), [list(targets)], tokenize="intl", smooth_method="exp"
+  )
+  return {"bleu": float(result.score)}
+
+
+def multirc(
+  targets: Texts,
+  predictions: Texts,
+  labels: Texts | None = None,
+  examples: Sequence[dict[str, Any]] | None = None,
+) -> Scores:
+  """MultiRC's F1 over all answers and exact match of whole questions.
+
+  Raises:
+    ValueError: if the examples do not say their `group`, the question.
+  """
+  groups = _details(examples, "group", "multirc")
+  whole: dict[Any, bool] = {}
+  for group, target, prediction in zip(groups, targets, predictions, strict=True):
+    whole[group] = whole.get(group, True) and target == prediction
+  f1 = f1_binary(targets, predictions, labels=labels)["f1_binary"]
+  return {"f1a": f1, "em": _mean(whole.values())}
+
+
+def wsc(
+  targets: Texts,
+  predictions: Texts,
+  examples: Sequence[dict[str, Any]] | None = None,
+) -> Scores:
+  """Accuracy of T5's simple Winograd format.
+
+  The target is a candidate noun, and the prediction the noun that the pronoun stands
+  for: the model says "True" where both are the same but for determiners and words that
+  one leaves out.
+
+  Raises:
+    ValueError: if the examples do not say their `label`.
+  """
+  labels = _details(examples, "label", "wsc")
+  said = map(answers.same_noun, targets, predictions)
+  right = [answer == label for answer, label in zip(said, labels, strict=True)]
+  return {"accuracy": _mean(right)}
+
+
+_TEXTS = frozenset({"targets", "predictions", "positive"})
+METRICS: dict[str, Callable[..., Scores]] = {
+  function.__name__: function
+  for function in (
+    accuracy,
+    bleu,
+    exact_match,
+    f1_binary,
+    f1_macro,
+    matthews,
+    multirc,
+    pearson,
+    rouge,
+    spearman,
+    squad,
+    token_f1,
+    wsc,
+  )
+}
+
+def _details(examples: Sequence[dict[str, Any]] | None, key: str, name: str) -> list:
+  if examples is None or any(key not in example for example in examples):
+    raise ValueError(
+      f"The metric {name!r} needs examples with {key!r}, which this task's have not. "
+      "Use it with the task of that name in `prompt_tuning/data/glue.py`."
+    )
+  return [example[key] for example in examples]
+
+
+def _stripped(texts: Texts) -> list[str]:
+  return [text.strip() for text in texts]
+
+
+def _mean(values: Any) -> float:
+  values = list(values)
+  return 100.0 * float(sum(values)) / len(values)
+
+
+def _percent(part: float, whole: float) -> float:
+  return 100.0 * part / whole if whole else 0.0
+
+
+def _number(text: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    return -1.0
+  return value if math.isfinite(value) else -1.0
+
+
+def _correlation(name: str, targets: Texts, predictions: Texts) -> float:
+  from scipy import stats
+
+  left = np.array([_number(text) for text in targets])
+  right = np.array([_number(text) for text in predictions])
+  if np.ptp(left) == 0 or np.ptp(right) == 0:
+    return 0.0
+  return 100.0 * float(getattr(stats, name)(left, right)[0])

@@ -1,0 +1,164 @@
+"""Several tasks as one, each example with the number of its task.
+
+Proportional rates are those of Raffel et al., 2020, "Exploring the Limits of Transfer
+Learning with a Unified Text-to-Text Transformer": min(examples, cap) of each task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prompt_tuning.data import metrics as metric_room
+from prompt_tuning.data.task import Example, TextTask, check_epochs
+
+if TYPE_CHECKING:
+  import seqio
+  import tensorflow as tf
+
+RATES = ("equal", "proportional")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture(TextTask):
+  """Tasks mixed by rates; `task` numbers them from 0 in the order given.
+
+  Attributes:
+    tasks: at least one task, each with a name of its own.
+    rates: one number above 0 for each task, "equal", or "proportional" to the size of
+      the training split.
+    cap: most examples that a proportional rate counts, or None.
+    labels: the tasks' where all have the same, else None: rank choice then goes task
+      by task.
+    metrics: unused; each task has its own.
+  """
+
+  tasks: Sequence[TextTask]
+  rates: str | Sequence[float] = "proportional"
+  cap: int | None = None
+  name: str = dataclasses.field(default="mixture", kw_only=True)
+
+  def __post_init__(self) -> None:
+    self._set("tasks", tuple(self.tasks))
+    names = [task.name for task in self.tasks]
+    if not names or len(set(names)) < len(names):
+      raise ValueError(
+        f"`Mixture.tasks` must be one or more tasks of different names, got {names}. "
+        "Set each one's `name`."
+      )
+    self._check_rates()
+    if self.labels is None and len({task.labels for task in self.tasks}) == 1:
+      self._set("labels", self.tasks[0].labels)
+    super().__post_init__()
+
+  def _check_rates(self) -> None:
+    if isinstance(self.rates, str):
+      fits = self.rates in RATES
+    else:
+      fits = len(self.rates) == len(self.tasks) and min(self.rates) > 0
+    if not fits:
+      raise ValueError(
+        f"`Mixture.rates` must be one of {RATES} or {len(self.tasks)} numbers above 0, "
+        f"one a task, got {self.rates!r}."
+      )
+    if self.cap is not None and (self.cap < 1 or self.rates != "proportional"):
+      raise ValueError(
+        f"`Mixture.cap` must be at least 1 and goes with rates = 'proportional', got "
+        f"{self.cap} with {self.rates!r}."
+      )
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Splits that at least one task has."""
+    return tuple(dict.fromkeys(split for task in self.tasks for split in task.splits))
+
+  def weights(self, split: str = "train") -> tuple[float, ...]:
+    """The share of each task that has the split, in order; they add up to 1."""
+    tasks = self._having(split)
+    if self.rates == "equal":
+      rates = [1.0] * len(tasks)
+    elif self.rates == "proportional":
+      sizes = [len(task.examples(split)) for _, task in tasks]
+      rates = [min(size, self.cap or size) for size in sizes]
+    else:
+      rates = [self.rates[number] for number, _ in tasks]
+    return tuple(float(rate) / sum(rates) for rate in rates)
+
+  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Mixture:
+    """A `seqio.Mixture` of the tasks at their training rates, not registered.
+
+    It follows SeqIO's own rules for order and epochs, and has no `task` feature.
+    """
+    import seqio
+
+    weights = dict.fromkeys((task.name for task in self.tasks), 0.0)
+    having = [task.name for _, task in self._having("train")]
+    weights.update(zip(having, self.weights("train"), strict=True))
+    pairs = [(task.build(vocabulary), weights[task.name]) for task in self.tasks]
+    return seqio.Mixture(self.name, pairs)
+
+  def dataset(
+    self,
+    vocabulary: seqio.Vocabulary,
+    split: str,
+    shuffle: bool = False,
+    seed: int = 0,
+    epochs: int | None = 1,
+  ) -> tf.data.Dataset:
+    """Single tokenised examples with `task`; see `TextTask.dataset`.
+
+    Without end (epochs = None) the rates say how often each task is drawn. A finite
+    number of epochs holds every example of every task as often: unshuffled task after
+    task, shuffled in an order drawn by the rates until each task has run out.
+    """
+    import tensorflow as tf
+
+    check_epochs(epochs)
+    parts = [
+      _numbered(task.dataset(vocabulary, split, shuffle, seed, epochs), number)
+      for number, task in self._having(split)
+    ]
+    if not shuffle and epochs is not None:
+      whole = parts[0]
+      for part in parts[1:]:
+        whole = whole.concatenate(part)
+      return whole
+    return tf.data.Dataset.sample_from_datasets(
+      parts, list(self.weights(split)), seed=seed, stop_on_empty_dataset=False
+    )
+
+  def score(
+    self, predictions: Sequence[str], split: str, first: int | None = None
+  ) -> dict[str, float]:
+    """Each task's scores as "task/metric", for predictions in order of `examples`."""
+    metric_room.check_count(len(self.examples(split)[:first]), len(predictions))
+    scores, start = {}, 0
+    for _, task in self._having(split):
+      part = predictions[start : start + len(task.examples(split))]
+      start += len(part)
+      own = task.score(part, split, len(part)) if part else {}
+      scores.update({f"{task.name}/{name}": value for name, value in own.items()})
+    return scores
+
+  def _having(self, split: str) -> list[tuple[int, TextTask]]:
+    self.check_split(split)
+    return [(i, task) for i, task in enumerate(self.tasks) if split in task.splits]
+
+  def _read(self, split: str) -> list[Example]:
+    return [
+      {**example, "task": number}
+      for number, task in self._having(split)
+      for example in task.examples(split)
+    ]
+
+
+def _numbered(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+  """Adds `task`, and `mark` where a source of another kind has none."""
+  import tensorflow as tf
+
+  def add(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    constants = {"task": tf.constant(number), "mark": tf.constant(-1)}
+    return {**constants, **example, "task": constants["task"]}
+
+  return dataset.map(add)

@@ -1,0 +1,191 @@
+"""Tasks and mixtures of SeqIO's registry, named as T5X names them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prompt_tuning.data import metrics as metric_room
+from prompt_tuning.data.task import Example, TextTask, check_epochs
+
+if TYPE_CHECKING:
+  import seqio
+  import tensorflow as tf
+
+_TEXTS = ("inputs_pretokenized", "targets_pretokenized")
+
+
+@dataclasses.dataclass(frozen=True)
+class Registered(TextTask):
+  """A registered SeqIO task or mixture, read by SeqIO's own rules.
+
+  Attributes:
+    name: T5X's MIXTURE_OR_TASK_NAME.
+    module: T5X's MIXTURE_OR_TASK_MODULE, whose import registers it; None if that has
+      been done.
+    lengths: {"inputs": ..., "targets": ...}, for preprocessors that ask for sequence
+      lengths; None to cut nothing.
+    labels: the registry knows none; give them for rank choice.
+    metrics: names as everywhere; without any, a task is scored by the functions it was
+      registered with.
+  """
+
+  name: str
+  module: str | None = None
+  lengths: Mapping[str, int] | None = None
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.name, str) or not self.name:
+      raise ValueError(
+        f"`MIXTURE_OR_TASK_NAME` must be the name of a registered task, got "
+        f"{self.name!r}."
+      )
+    super().__post_init__()
+
+  @functools.cached_property
+  def provider(self) -> seqio.Task | seqio.Mixture:
+    """What is registered under the name.
+
+    Raises:
+      ValueError: if the module cannot be imported or registers no such name.
+    """
+    import seqio
+
+    if self.module:
+      _import(self.module)
+    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if self.name not in known:
+      near = difflib.get_close_matches(self.name, known, n=3)
+      raise ValueError(
+        f"`MIXTURE_OR_TASK_NAME` is {self.name!r}, which is not registered after "
+        f"importing `MIXTURE_OR_TASK_MODULE` = {self.module!r}. "
+        + (f"Near it are {near}." if near else "Name the module that registers it.")
+      )
+    return seqio.get_mixture_or_task(self.name)
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """The provider's splits, sorted."""
+    return tuple(sorted(self.provider.splits))
+
+  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Task | seqio.Mixture:
+    """What is registered, once its features are seen to fit the vocabulary.
+
+    Raises:
+      ValueError: if it has no `inputs` or `targets`, or another vocabulary.
+    """
+    for name in ("inputs", "targets"):
+      feature = self.provider.output_features.get(name)
+      if feature is None:
+        raise ValueError(
+          f"The registered task {self.name!r} has no feature {name!r}, only "
+          f"{list(self.provider.output_features)}. Use a text-to-text task."
+        )
+      if feature.vocabulary != vocabulary:
+        raise ValueError(
+          f"The registered task {self.name!r} makes {name!r} with "
+          f"{feature.vocabulary}, but the backbone reads {vocabulary}. Register the "
+          "task with the backbone's vocabulary (the same model file and extra_ids), or "
+          "use another backbone."
+        )
+    return self.provider
+
+  def dataset(
+    self,
+    vocabulary: seqio.Vocabulary,
+    split: str,
+    shuffle: bool = False,
+    seed: int = 0,
+    epochs: int | None = 1,
+  ) -> tf.data.Dataset:
+    """Single tokenised examples as the task makes them; see `TextTask.dataset`.
+
+    End marks, caching and shuffling (through SeqIO's buffer) are the task's own; there
+    is no `mark`.
+    """
+    check_epochs(epochs)
+    self.check_split(split)
+    self.build(vocabulary)
+    dataset = self._raw(split, shuffle, seed, epochs)
+    return dataset.map(functools.partial(_same_features, vocabulary=vocabulary))
+
+  def score(
+    self, predictions: Sequence[str], split: str, first: int | None = None
+  ) -> dict[str, float]:
+    """As `TextTask.score`; without `metrics`, by the task's own metric functions."""
+    if self.metrics:
+      return super().score(predictions, split, first)
+    if hasattr(self.provider, "tasks"):
+      raise ValueError(
+        f"{self.name!r} is a mixture, which has no metrics. Give `Registered.metrics`, "
+        f"or evaluate its tasks: {[task.name for task in self.provider.tasks]}."
+      )
+    raw = list(self._raw(split, False, 0, 1).as_numpy_iterator())[:first]
+    metric_room.check_count(len(raw), len(predictions))
+    judge = self.provider.postprocess_fn
+    targets = [
+      judge(example[_TEXTS[1]].decode(), example=example, is_target=True)
+      for example in raw
+    ]
+    answers = [
+      judge(prediction, example=example, is_target=False)
+      for prediction, example in zip(predictions, raw, strict=True)
+    ]
+    scores: dict[str, float] = {}
+    for metric_fn in self.provider.predict_metric_fns:
+      scores.update(metric_fn(targets, answers))
+    return {name: float(value) for name, value in scores.items()}
+
+  def _raw(
+    self, split: str, shuffle: bool, seed: int, epochs: int | None
+  ) -> tf.data.Dataset:
+    mixture = hasattr(self.provider, "tasks")
+    extra: dict[str, Any] = {"copy_pretokenized": True} if mixture else {}
+    return self.provider.get_dataset(
+      sequence_length=self.lengths,
+      split=split,
+      shuffle=shuffle,
+      seed=seed,
+      num_epochs=epochs,
+      **extra,
+    )
+
+  def _read(self, split: str) -> list[Example]:
+    vocabulary = self.provider.output_features["targets"].vocabulary
+    dataset = self._raw(split, False, 0, 1).map(
+      functools.partial(_same_features, vocabulary=vocabulary)
+    )
+    return [
+      {"inputs": e[_TEXTS[0]].decode(), "targets": e[_TEXTS[1]].decode()}
+      for e in dataset.as_numpy_iterator()
+    ]
+
+
+def _import(module: str) -> None:
+  try:
+    importlib.import_module(module)
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f"`MIXTURE_OR_TASK_MODULE` is {module!r}, which cannot be imported: {error}. "
+      "Install it, or put its folder on PYTHONPATH."
+    ) from error
+
+
+def _same_features(
+  example: dict[str, tf.Tensor], vocabulary: seqio.Vocabulary
+) -> dict[str, tf.Tensor]:
+  """The four features of the contract; texts are decoded where the task kept none."""
+  import tensorflow as tf
+
+  features = {}
+  for name in ("inputs", "targets"):
+    features[name] = tf.cast(example[name], tf.int32)
+    text = example.get(f"{name}_pretokenized")
+    features[f"{name}_pretokenized"] = (
+      vocabulary.decode_tf(features[name]) if text is None else text
+    )
+  return features

@@ -1,0 +1,256 @@
+"""What a text task is: splits of (inputs, targets) texts, with labels and metrics.
+
+Every task hands out the same things, wherever its text comes from: `examples` are
+plain dicts of text, `build` makes a `seqio.Task` of them, `dataset` tokenises them, and
+`score` compares predictions with a split. Nothing enters SeqIO's global registry.
+
+TensorFlow and SeqIO are imported when a dataset is asked for, not before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from prompt_tuning.data import metrics as metric_room
+
+if TYPE_CHECKING:
+  import seqio
+  import tensorflow as tf
+
+# "inputs" and "targets" are texts. What some metrics ask for beyond: "references", the
+# accepted answers; "group", which examples are scored together; "label", a class that
+# the target does not spell.
+Example = dict[str, Any]
+
+# Written once in an input where the prompt shall stand. It is no part of the text that
+# the model reads: `dataset` takes it out and says in `mark` where it stood.
+MARK = "<prompt>"
+
+# Epoch e of seed s is shuffled with s * _STRIDE + e, so that seeds share no order.
+_STRIDE = 1_000_003
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTask:
+  """A text-to-text task.
+
+  A kind of task is a subclass that gives `splits` and `_read`.
+
+  Attributes:
+    name: letters, digits and any of "_.:" (SeqIO's rule).
+    labels: the target strings of a classification task, which rank choice chooses
+      among, or None. For a binary task the positive one stands last.
+    metrics: names in `prompt_tuning/data/metrics.py`.
+  """
+
+  name: str = "task"
+  labels: Sequence[str] | None = None
+  metrics: Sequence[str] = ()
+
+  def __post_init__(self) -> None:
+    if not re.fullmatch(r"[\w.:]+", self.name):
+      raise ValueError(
+        f"`{type(self).__name__}.name` is {self.name!r}; a task's name may hold only "
+        "letters, digits and any of '_.:'."
+      )
+    if self.labels is not None:
+      self._set("labels", _checked_labels(self.labels, type(self).__name__))
+    if isinstance(self.metrics, str):
+      self._set("metrics", (self.metrics,))
+    self._set("metrics", tuple(self.metrics))
+    metric_room.check(self.metrics)
+    self._set("_texts", {})
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits there are."""
+    raise NotImplementedError
+
+  def _read(self, split: str) -> list[Example]:
+    """The split's examples, in their own order."""
+    raise NotImplementedError
+
+  def examples(self, split: str) -> list[Example]:
+    """Texts of a split, in order; read once and kept.
+
+    Raises:
+      ValueError: if there is no such split, or nothing in it.
+    """
+    self.check_split(split)
+    if split not in self._texts:
+      texts = self._read(split)
+      if not texts:
+        raise ValueError(
+          f"The split {split!r} of the task {self.name!r} is empty. Check its source, "
+          "and what filters it."
+        )
+      self._texts[split] = texts
+    return list(self._texts[split])
+
+  def check_split(self, split: str) -> None:
+    """Raises ValueError for a split that there is not."""
+    if split not in self.splits:
+      raise ValueError(
+        f"The task {self.name!r} has no split {split!r}. It has {list(self.splits)}."
+      )
+
+  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Task:
+    """A SeqIO task with `inputs` and `targets`, not registered.
+
+    Its metric functions are those of `metrics` that need texts alone.
+    """
+    import seqio
+
+    feature = seqio.Feature(vocabulary, add_eos=True)
+    return seqio.Task(
+      self.name,
+      source=seqio.FunctionDataSource(self._source, splits=self.splits),
+      preprocessors=[
+        take_mark,
+        seqio.preprocessors.tokenize,
+        seqio.preprocessors.append_eos,
+      ],
+      output_features={"inputs": feature, "targets": feature},
+      metric_fns=[self._metric(name) for name in self._plain_metrics()],
+    )
+
+  def dataset(
+    self,
+    vocabulary: seqio.Vocabulary,
+    split: str,
+    shuffle: bool = False,
+    seed: int = 0,
+    epochs: int | None = 1,
+  ) -> tf.data.Dataset:
+    """Single tokenised examples.
+
+    Args:
+      vocabulary: of the backbone.
+      split: one of `splits`.
+      shuffle: whole split, in an order of its own for each epoch; otherwise the order
+        of the source is kept.
+      seed: of the order. The same seed gives the same examples each time the dataset
+        is read.
+      epochs: how often the split is read, None for ever.
+
+    Returns:
+      `inputs` and `targets`, int32 ids with the end mark, neither cut nor padded;
+      `inputs_pretokenized` and `targets_pretokenized`, their texts; `mark`, int32, how
+      many ids of `inputs` stand before `MARK`, -1 without one. In a mixture `task`,
+      int32, too.
+    """
+    check_epochs(epochs)
+    count = len(self.examples(split))
+    task = self.build(vocabulary)
+    texts = task.source.get_dataset(split=split, shuffle=False)
+    texts = in_epochs(texts, count, shuffle, seed, epochs)
+    return task.preprocess_postcache(texts, sequence_length=None, seed=seed)
+
+  def score(
+    self, predictions: Sequence[str], split: str, first: int | None = None
+  ) -> dict[str, float]:
+    """Scores predicted texts.
+
+    Args:
+      predictions: one for each example of the split, in its order.
+      split: one of `splits`.
+      first: how many examples were predicted, from the first on; None for all.
+
+    Raises:
+      ValueError: if there are more or fewer predictions than examples.
+    """
+    examples = self.examples(split)[:first]
+    targets = [example["targets"] for example in examples]
+    return metric_room.score(self.metrics, targets, predictions, self.labels, examples)
+
+  def _set(self, field: str, value: Any) -> None:
+    object.__setattr__(self, field, value)  # frozen for all others
+
+  def _source(
+    self, split: str, shuffle_files: bool = False, seed: int | None = None
+  ) -> tf.data.Dataset:
+    import tensorflow as tf
+
+    examples = self.examples(split)
+    columns = {key: [e[key] for e in examples] for key in ("inputs", "targets")}
+    dataset = tf.data.Dataset.from_tensor_slices(columns)
+    return dataset.shuffle(len(examples), seed=seed) if shuffle_files else dataset
+
+  def _plain_metrics(self) -> list[str]:
+    return [name for name in self.metrics if "examples" not in metric_room.reads(name)]
+
+  def _metric(self, name: str) -> Any:
+    def metric_fn(targets, predictions):
+      return metric_room.score((name,), targets, predictions, self.labels)
+
+    return metric_fn
+
+
+def _checked_labels(labels: Sequence[str], kind: str) -> tuple[str, ...]:
+  if isinstance(labels, str) or len(set(labels)) != len(labels) or len(labels) < 2:
+    raise ValueError(
+      f"`{kind}.labels` must be two or more different strings, got {labels!r}. Leave "
+      "it None for a task without classes."
+    )
+  wrong = [label for label in labels if not isinstance(label, str) or not label.strip()]
+  if wrong:
+    raise ValueError(f"`{kind}.labels` holds {wrong[0]!r}; each must be a text.")
+  return tuple(labels)
+
+
+def check_epochs(epochs: int | None) -> None:
+  """Raises ValueError unless `epochs` is None or at least 1."""
+  if epochs is not None and epochs < 1:
+    raise ValueError(
+      f"`epochs` must be at least 1, or None to go on for ever, got {epochs}."
+    )
+
+
+def in_epochs(
+  dataset: tf.data.Dataset, count: int, shuffle: bool, seed: int, epochs: int | None
+) -> tf.data.Dataset:
+  """Repeats a dataset of `count` elements, each epoch whole before the next begins.
+
+  The order of an epoch depends on its number and the seed alone.
+  """
+  import tensorflow as tf
+
+  if not shuffle:
+    return dataset if epochs == 1 else dataset.repeat(epochs)
+  data = tf.data.Dataset
+  numbers = data.counter() if epochs is None else data.range(epochs)
+
+  def epoch(number: tf.Tensor) -> tf.data.Dataset:
+    return dataset.shuffle(
+      count, seed=seed * _STRIDE + number, reshuffle_each_iteration=False
+    )
+
+  total = tf.data.INFINITE_CARDINALITY if epochs is None else count * epochs
+  return numbers.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(total))
+
+
+def take_mark(
+  dataset: tf.data.Dataset, output_features: dict[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Takes `MARK` out of `inputs` and adds `mark`, the ids that stood before it.
+
+  A mark between two words leaves one space; one inside a word splits it.
+  """
+  import tensorflow as tf
+
+  encode = output_features["inputs"].vocabulary.encode_tf
+
+  def take(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    parts = tf.strings.split(example["inputs"], MARK, maxsplit=1)
+    if tf.size(parts) > 1:
+      before, after = tf.strings.strip(parts[0]), tf.strings.strip(parts[1])
+      text = tf.strings.strip(tf.strings.join([before, after], " "))
+      mark = tf.size(encode(before))
+    else:
+      text, mark = example["inputs"], -1
+    return {**example, "inputs": text, "mark": mark}
+
+  return dataset.map(take, num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,0 +1,134 @@
+"""Losses, predictions and metrics of a split; each step is compiled once."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.data import batches as batching
+from prompt_tuning.data import metrics, vocabularies
+from prompt_tuning.data.features import Layout, pad
+from prompt_tuning.engine import decode, sharding
+from prompt_tuning.outputs import choice, text
+
+Example = dict[str, Any]
+
+
+class Evaluator:
+  """Evaluates one model on examples of one task.
+
+  Attributes:
+    model, objective, layout, vocabulary, task: as in `engine.fit`.
+    output: how predictions are made (`outputs/`), or None for the loss alone.
+    size: rows of a batch.
+  """
+
+  def __init__(
+    self,
+    model: PromptedModel,
+    objective: Any,
+    layout: Layout,
+    vocabulary: Any,
+    task: Any,
+    output: Any,
+    size: int,
+  ) -> None:
+    self.layout, self.task, self.size = layout, task, size
+    self._over = sharding.mesh()
+    self._loss = jax.jit(lambda params, batch: objective(model, params, batch, None))
+    self._predictor = None
+    if output is not None:
+      self._predictor = predictor(model, vocabulary, task.labels, output)
+
+  def batches(self, examples: Sequence[Example]) -> Any:
+    """(batch on the devices, real rows) in order."""
+    rows = [pad(self.layout.convert(e), self.layout.lengths) for e in examples]
+    for batch, real in batching.ordered(rows, self.size):
+      yield sharding.put(batch, self._over), real
+
+  def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
+    """Mean loss over target tokens, and the other metrics of the objective."""
+    sums: dict[str, list[float]] = {}
+    for batch, real in self.batches(examples):
+      if real < self.size:
+        keep = jax.numpy.arange(self.size)[:, None] < real
+        batch["targets"] = jax.numpy.where(keep, batch["targets"], 0)
+      term = jax.device_get(self._loss(params, batch))
+      # A batch whose targets are all padding counts one target; it adds no loss.
+      found = {"loss": (term.total, term.weight), **term.metrics}
+      for name, (total, weight) in found.items():
+        entry = sums.setdefault(name, [0.0, 0.0])
+        entry[0] += float(total)
+        entry[1] += float(weight)
+    return {name: total / weight for name, (total, weight) in sums.items()}
+
+  def predict(self, params: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """One record an example, in order: `prediction` and its scores."""
+    records: list[dict[str, Any]] = []
+    for batch, real in self.batches(examples):
+      records += self._predictor(params, batch)[:real]
+    return records
+
+  def scores(
+    self, params: Any, examples: Sequence[Example], split: str = "validation"
+  ) -> dict[str, float]:
+    """Loss and the task's metrics on the first examples of a split."""
+    found = self.loss(params, examples)
+    if self._predictor is not None and self.task.metrics:
+      answers = [record["prediction"] for record in self.predict(params, examples)]
+      texts = self.task.examples(split)[: len(examples)]
+      targets = [example["targets"] for example in texts]
+      found.update(
+        metrics.score(self.task.metrics, targets, answers, self.task.labels, texts)
+      )
+    return found
+
+
+def predictor(
+  model: PromptedModel, vocabulary: Any, labels: Sequence[str] | None, output: Any
+) -> Callable[[Any, Any], list[dict[str, Any]]]:
+  """(params, batch) -> one record a row, for a setting of `outputs/`.
+
+  Raises:
+    ValueError: if answers shall be chosen, but the task names no labels.
+  """
+  encode = functools.partial(vocabularies.encode, vocabulary)
+  if isinstance(output, choice.Choice):
+    if not labels:
+      raise ValueError(
+        "`OUTPUT` is a choice among labels, but the task has no `labels`. Give them, or "
+        "include gin/outputs/text_greedy.gin."
+      )
+    ids_KU = choice.label_rows(labels, encode)
+    score = jax.jit(
+      lambda params, batch: decode.choice_scores(
+        model, params, batch, ids_KU, output.normalize_by_length, output.chunk
+      )
+    )
+
+    def choose(params: Any, batch: Any) -> list[dict[str, Any]]:
+      scores_BK = np.asarray(score(params, batch))
+      return [
+        {
+          "prediction": answer,
+          "scores": dict(zip(labels, map(float, row), strict=True)),
+        }
+        for answer, row in zip(choice.answers(scores_BK, labels), scores_BK, strict=True)
+      ]
+
+    return choose
+  write = jax.jit(lambda params, batch: decode.generate(model, params, batch, output))
+  to_text = functools.partial(vocabularies.decode, vocabulary)
+
+  def generate(params: Any, batch: Any) -> list[dict[str, Any]]:
+    ids, log_probabilities = jax.device_get(write(params, batch))
+    best_B = log_probabilities if log_probabilities.ndim == 1 else log_probabilities[:, 0]
+    return [
+      {"prediction": answer, "log_probability": float(value)}
+      for answer, value in zip(text.answers(ids, to_text), best_B, strict=True)
+    ]
+
+  return generate

@@ -1,0 +1,87 @@
+"""What a run tells: metrics.jsonl, TensorBoard, a bar or plain lines."""
+
+import json
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tqdm
+
+
+class Log:
+  """Writes metrics of a run to its folder and progress to the screen.
+
+  Attributes:
+    folder: MODEL_DIR.
+  """
+
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    steps: int,
+    first: int = 0,
+    tensorboard: bool = True,
+    quiet: bool = False,
+  ) -> None:
+    self.folder = pathlib.Path(folder)
+    self.folder.mkdir(parents=True, exist_ok=True)
+    self._path = self.folder / "metrics.jsonl"
+    self._drop_after(first)
+    self._writers: dict[str, Any] = {}
+    self._tensorboard = tensorboard
+    self._steps = steps
+    self._start = time.monotonic()
+    self._first = first
+    self._quiet = quiet
+    watched = sys.stderr.isatty() and not quiet
+    self._bar = tqdm.tqdm(total=steps, initial=first, disable=not watched)
+    self._plain = not watched and not quiet
+
+  def _drop_after(self, step: int) -> None:
+    """A resumed run repeats the steps after its checkpoint: their lines go first."""
+    if not self._path.exists():
+      return
+    lines = self._path.read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    aside = self._path.with_suffix(".tmp")
+    aside.write_text("".join(line + "\n" for line in kept))
+    aside.replace(self._path)
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """One line of metrics.jsonl, one event a value, one line on the screen."""
+    line = {"step": step, "split": split, **values}
+    with self._path.open("a") as file:
+      file.write(json.dumps(line) + "\n")
+    if self._tensorboard:
+      if split not in self._writers:
+        # clu's writer needs TensorFlow, whose import is slow: only where it is used.
+        from clu import metric_writers
+
+        self._writers[split] = metric_writers.SummaryWriter(str(self.folder / split))
+      self._writers[split].write_scalars(step, dict(values))
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    if self._plain:
+      passed = time.monotonic() - self._start
+      print(f"[{passed:6.0f}s] step {step}/{self._steps} {split}: {shown}", flush=True)
+    elif not self._quiet:
+      self._bar.write(f"step {step} {split}: {shown}")
+
+  def step(self, step: int) -> None:
+    """Moves the bar."""
+    self._bar.update(step - self._bar.n)
+
+  def say(self, text: str) -> None:
+    """A line for whoever watches."""
+    if self._quiet:
+      logging.info("%s", text)
+    else:
+      self._bar.write(text)
+
+  def close(self) -> None:
+    self._bar.close()
+    for writer in self._writers.values():
+      writer.flush()
+      writer.close()

@@ -1,0 +1,168 @@
+"""The training loop: it dispatches steps, and waits only where it logs."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from prompt_tuning.data.batches import ahead
+from prompt_tuning.engine import sharding
+from prompt_tuning.engine.state import TrainState
+from prompt_tuning.engine.step import merge_metrics
+
+Scores = Mapping[str, float]
+
+
+class DivergedError(ValueError):
+  """The loss or its gradient stopped being finite."""
+
+
+class Recorder(Protocol):
+  """Where a run's metrics and words go (`engine.log.Log`, or nothing)."""
+
+  def write(self, step: int, split: str, values: Scores) -> None: ...
+  def step(self, step: int) -> None: ...
+  def say(self, text: str) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How long to train, and what to do when.
+
+  Attributes:
+    steps: TRAIN_STEPS.
+    log_period, eval_period, save_period: in steps; 0 for only at the end.
+    metric: validation score that decides which prompt is best (higher is better, but
+      for names that hold "loss").
+    patience: evaluations without a new best before training stops; 0 for never.
+  """
+
+  steps: int
+  log_period: int = 50
+  eval_period: int = 0
+  save_period: int = 0
+  metric: str = "loss"
+  patience: int = 0
+
+  def __post_init__(self) -> None:
+    for name in ("steps", "log_period", "eval_period", "save_period", "patience"):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f"`{name}` must not be negative, got {getattr(self, name)}."
+        )
+
+  def due(self, step: int, period: int) -> bool:
+    return step == self.steps or (period > 0 and step % period == 0)
+
+  def better(self, new: Scores, old: Scores | None) -> bool:
+    """Whether scores beat the best so far; NaN never does."""
+    if self.metric not in new:
+      raise ValueError(
+        f"`BEST_METRIC` is {self.metric!r}, but evaluation gives {sorted(new)}."
+      )
+    value = new[self.metric]
+    if math.isnan(value):
+      return False
+    if old is None:
+      return True
+    sign = -1 if "loss" in self.metric else 1
+    return sign * value > sign * old[self.metric]
+
+
+@dataclasses.dataclass
+class Best:
+  """The best evaluation so far."""
+
+  step: int = 0
+  scores: Scores | None = None
+
+
+def run(
+  step: Callable[..., Any],
+  state: TrainState,
+  frozen: Any,
+  batches: Iterator[Mapping[str, np.ndarray]],
+  key: Any,
+  plan: Plan,
+  over: Mesh,
+  recorder: Recorder,
+  rate: Callable[[int], float],
+  evaluate: Callable[[TrainState], Scores] | None = None,
+  save: Callable[[TrainState], None] | None = None,
+  keep: Callable[[TrainState, Scores], None] | None = None,
+  best: Best | None = None,
+) -> tuple[TrainState, Best]:
+  """Trains from `state` to the end of the plan.
+
+  Args:
+    step: `engine.step.train_step`, compiled; its state is donated.
+    state: where to start. frozen: the rest of the parameters.
+    batches: numpy batches from the state's step on.
+    key: dropout key of the run. plan: see `Plan`. over: the mesh.
+    recorder: metrics and words. rate: learning rate by step, for messages.
+    evaluate: validation scores of a state.
+    save: starts a checkpoint. keep: writes the product of a new best state.
+    best: the best that an earlier part of this run has seen.
+
+  Raises:
+    DivergedError: if a loss or gradient was not finite; nothing was saved since.
+  """
+  best = best or Best()
+  number = int(state.step)
+  merge = jax.jit(merge_metrics)
+  metrics = None
+  feed = ahead(sharding.put(dict(batch), over) for batch in batches)
+  try:
+    while number < plan.steps:
+      batch = next(feed, None)
+      if batch is None:
+        raise ValueError(f"The training data ended at step {number} of {plan.steps}.")
+      state, new = step(state, frozen, batch, key)
+      metrics = new if metrics is None else merge(metrics, new)
+      number += 1
+      recorder.step(number)
+      evaluates = evaluate is not None and plan.due(number, plan.eval_period)
+      saves = save is not None and plan.due(number, plan.save_period)
+      if plan.due(number, plan.log_period) or evaluates or saves:
+        _report(number, metrics, rate, recorder)
+        metrics = None
+      if evaluates:
+        scores = evaluate(state)
+        recorder.write(number, "validation", scores)
+        if plan.better(scores, best.scores):
+          best = Best(number, scores)
+          if keep is not None:
+            keep(state, scores)
+      if saves:
+        save(state)
+      if evaluates and _stale(number, best, plan):
+        recorder.say(
+          f"Stopped at step {number}: no better {plan.metric} since step {best.step}."
+        )
+        break
+  finally:
+    feed.close()
+  return state, best
+
+
+def _stale(number: int, best: Best, plan: Plan) -> bool:
+  if not plan.patience or not plan.eval_period:
+    return False
+  return number - best.step >= plan.patience * plan.eval_period
+
+
+def _report(number: int, metrics: Any, rate: Any, recorder: Recorder) -> None:
+  metrics = jax.device_get(metrics)
+  values = {name: float(metric.compute()) for name, metric in metrics.items()}
+  if values.pop("bad_steps") > 0 or not math.isfinite(values["loss"]):
+    raise DivergedError(
+      f"The loss or its gradient was not finite at or before step {number} (learning "
+      f"rate {float(rate(number)):g}). The last checkpoint before it is kept. Lower "
+      "LEARNING_RATE, or start from a smaller initialisation."
+    )
+  values["learning_rate"] = float(rate(number))
+  recorder.write(number, "train", values)

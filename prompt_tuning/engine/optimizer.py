@@ -1,0 +1,131 @@
+"""Optimisers, schedules and rates, over optax."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from prompt_tuning.core import trainable as branches
+
+Schedule = Callable[[Any], Any]
+
+
+def constant(learning_rate: float) -> Schedule:
+  """The same rate at every step."""
+  return optax.constant_schedule(learning_rate)
+
+
+def warmup_linear(learning_rate: float, warmup_steps: int, steps: int) -> Schedule:
+  """Linear rise to the rate, then linear fall to 0 at `steps`."""
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1)),
+      optax.linear_schedule(learning_rate, 0.0, max(steps - warmup_steps, 1)),
+    ],
+    [warmup_steps],
+  )
+
+
+def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> Schedule:
+  """Linear rise to the rate, then half a cosine down to 0 at `steps`."""
+  return optax.warmup_cosine_decay_schedule(
+    0.0, learning_rate, max(warmup_steps, 1), max(steps, warmup_steps + 1)
+  )
+
+
+def inverse_square_root(learning_rate: float, warmup_steps: int) -> Schedule:
+  """rate / sqrt(max(step, warm-up) / warm-up): T5's pre-training schedule."""
+
+  def schedule(step):
+    return learning_rate * jax.numpy.sqrt(
+      warmup_steps / jax.numpy.maximum(step, warmup_steps)
+    )
+
+  return schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor:
+  """Adafactor as prompt tuning uses it: no factoring, no scaling by the parameter.
+
+  The weight decay is not multiplied by the rate: each step keeps (1 - decay) of a
+  parameter. The update's RMS is at most `clipping`, so that a rate of 0.3 moves a
+  prompt by 0.3 a step whatever the gradient's scale.
+
+  Attributes:
+    decay_rate: exponent of the second moment's decay. weight_decay: see above.
+    parameter_scale: multiply the rate by the parameter's RMS (for pre-training).
+    factored: keep the second moment of large matrices as a row and a column.
+    clipping: threshold of the update's RMS; None for none.
+  """
+
+  decay_rate: float = 0.8
+  weight_decay: float | None = None
+  parameter_scale: bool = False
+  factored: bool = False
+  clipping: float | None = 1.0
+
+  def __call__(self, learning_rate: Schedule) -> optax.GradientTransformation:
+    return optax.adafactor(
+      learning_rate,
+      decay_rate=self.decay_rate,
+      multiply_by_parameter_scale=self.parameter_scale,
+      clipping_threshold=self.clipping,
+      weight_decay_rate=self.weight_decay,
+      factored=self.factored,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+  """AdamW; the weight decay is multiplied by the rate."""
+
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+
+  def __call__(self, learning_rate: Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+      learning_rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """A rule, its schedule, clipping, and rates for single branches.
+
+  Attributes:
+    rule: makes a transformation of a schedule, such as `Adafactor()`.
+    schedule: learning rate by step.
+    clip_norm: largest global norm of the gradient, or None. (Of no use in front of
+      Adafactor, whose update does not depend on the gradient's scale.)
+    branch_schedules: branch -> its own schedule; the longest matching path decides.
+  """
+
+  rule: Callable[[Schedule], optax.GradientTransformation]
+  schedule: Schedule
+  clip_norm: float | None = None
+  branch_schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
+
+  def build(self, trainable: Any) -> optax.GradientTransformation:
+    """The transformation for a trainable tree; checks the branch names."""
+    transform = self.rule(self.schedule)
+    if self.branch_schedules:
+      branches.check(trainable, list(self.branch_schedules))
+      transforms = {"": transform}
+      for name, schedule in self.branch_schedules.items():
+        transforms[name] = self.rule(schedule)
+      transform = optax.multi_transform(transforms, self._labels)
+    if self.clip_norm is not None:
+      transform = optax.chain(optax.clip_by_global_norm(self.clip_norm), transform)
+    return transform
+
+  def _labels(self, tree: Any) -> Any:
+    def label(path: str) -> str:
+      names = [name for name in self.branch_schedules if branches.within(path, name)]
+      return max(names, key=len, default="")
+
+    return branches.unflatten({path: label(path) for path in branches.flatten(tree)})

@@ -1,0 +1,127 @@
+"""The one compiled training step.
+
+`loss(trainable, frozen, batch, key)` is differentiated in `trainable` alone; `frozen`
+is an argument, never a closure constant, and is not donated.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics as clu_metrics
+
+from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.engine.state import TrainState
+from prompt_tuning.objectives.objective import Objective, Term
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, clu_metrics.Average]
+
+
+def loss_fn(model: PromptedModel, objective: Objective) -> Callable[..., Any]:
+  """(trainable, frozen, batch, key) -> (summed loss, Term)."""
+
+  def loss(trainable: Any, frozen: Any, batch: Batch, key: Any) -> Any:
+    term = objective(model, branches.merge(trainable, frozen), batch, key)
+    return term.total, term
+
+  return loss
+
+
+def gradients(
+  model: PromptedModel, objective: Objective, microbatches: int
+) -> Callable[..., tuple[Any, Term]]:
+  """(trainable, frozen, batch, key) -> (gradient of the summed loss, Term).
+
+  The batch is divided into `microbatches` parts that run one after another; sums add
+  up, so the result is that of the whole batch but for dropout keys.
+  """
+  part = jax.grad(loss_fn(model, objective), has_aux=True)
+  if microbatches == 1:
+    return part
+
+  def accumulated(trainable: Any, frozen: Any, batch: Batch, key: Any) -> Any:
+    def divided(x):
+      return x.reshape(microbatches, -1, *x.shape[1:])
+
+    numbers = jnp.arange(microbatches)
+
+    def run(number, micro):
+      micro_key = None if key is None else jax.random.fold_in(key, number)
+      return part(trainable, frozen, micro, micro_key)
+
+    micros = jax.tree.map(divided, batch)
+    first = jax.tree.map(lambda x: x[0], micros)
+    zero = jax.tree.map(
+      lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run, 0, first)
+    )
+
+    def body(total, item):
+      return jax.tree.map(jnp.add, total, run(*item)), None
+
+    return jax.lax.scan(body, zero, (numbers, micros))[0]
+
+  return accumulated
+
+
+def train_step(
+  model: PromptedModel,
+  objective: Objective,
+  transform: optax.GradientTransformation,
+  microbatches: int = 1,
+  dropout: bool = True,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """(state, frozen, batch, key) -> (state, metrics).
+
+  A step whose loss or gradient is not finite changes nothing but the step number, and
+  reports it as the metric `bad_steps`: the last good state survives for the loop to
+  keep. Pass `dropout=False` where nothing is dropped.
+  """
+  gradient = gradients(model, objective, microbatches)
+
+  def step(state: TrainState, frozen: Any, batch: Batch, key: Any) -> Any:
+    step_key = jax.random.fold_in(key, state.step) if dropout else None
+    grads, term = gradient(state.trainable, frozen, batch, step_key)
+    grads = jax.tree.map(lambda g: g / term.weight, grads)
+    norm = optax.global_norm(grads)
+    loss = term.total / term.weight
+    good = jnp.isfinite(norm) & jnp.isfinite(loss)
+    updates, optimizer = transform.update(grads, state.optimizer, state.trainable)
+    moved = optax.apply_updates(state.trainable, updates)
+
+    def keep(new, old):
+      return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+
+    after = TrainState(
+      state.step + 1,
+      keep(moved, state.trainable),
+      keep(optimizer, state.optimizer),
+    )
+    return after, _metrics(term, loss, norm, good)
+
+  return step
+
+
+def _metrics(term: Term, loss: Any, norm: Any, good: Any) -> Metrics:
+  average = clu_metrics.Average
+  one = jnp.ones((), jnp.float32)
+  found = {
+    name: average(total=total, count=weight)
+    for name, (total, weight) in term.metrics.items()
+  }
+  found["loss"] = average(total=loss * term.weight, count=term.weight)
+  found["gradient_norm"] = average(total=norm, count=one)
+  bad = 1.0 - good.astype(jnp.float32)
+  # A count, not a mean: its weight stays 1 where metrics are merged.
+  found["bad_steps"] = average(total=bad, count=one)
+  return found
+
+
+def merge_metrics(left: Metrics | None, right: Metrics) -> Metrics:
+  """Adds two sets of metrics on the device."""
+  if left is None:
+    return right
+  return {name: left[name].merge(right[name]) for name in right}

@@ -1,0 +1,74 @@
+"""Answers from a list: the label that the model finds likeliest.
+
+`engine.decode.choice_scores` gives the scores; the settings and the words are here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+EOS = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """How labels are scored against each other.
+
+  Attributes:
+    normalize_by_length: divide a label's log-probability by its tokens (end mark
+      included), so that long labels are not at a loss, as T-Few does (Liu et al., 2022,
+      "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context
+      Learning").
+    chunk: labels scored at once; 0 for all. Lower it where K labels do not fit.
+  """
+
+  normalize_by_length: bool = False
+  chunk: int = 0
+
+  def __post_init__(self) -> None:
+    if self.chunk < 0:
+      raise ValueError(
+        f"`Choice.chunk` must be at least 0, got {self.chunk}. 0 scores all labels at "
+        "once."
+      )
+
+
+def label_rows(
+  labels: Sequence[str], encode: Callable[[str], Sequence[int]], eos: int = EOS
+) -> Int[np.ndarray, "K U"]:
+  """Ids of the labels, each closed by the end mark, 0 padded.
+
+  Args:
+    labels: K different texts. encode: text -> piece ids without an end mark.
+    eos: the end mark.
+  """
+  rows = [[int(i) for i in encode(label)] for label in labels]
+  empty = [label for label, row in zip(labels, rows, strict=True) if not row]
+  if empty or not rows:
+    raise ValueError(
+      f"`labels` must be texts with at least one piece each, got {list(labels)!r}. "
+      "Take out the empty ones."
+    )
+  same = [a for i, a in enumerate(labels) if rows[i] in rows[:i]]
+  if same:
+    raise ValueError(
+      f"`labels` holds {same!r} twice, once made into pieces. Name each label once: "
+      "between equal ones there is nothing to choose."
+    )
+  width = max(map(len, rows)) + 1
+  padded = [[*row, eos] + [0] * (width - 1 - len(row)) for row in rows]
+  return np.array(padded, np.int32)
+
+
+def answers(scores_BK: Any, labels: Sequence[str]) -> list[str]:
+  """The label of highest score, one a row; the earlier of two that tie."""
+  scores_BK = np.asarray(scores_BK)
+  if scores_BK.ndim != 2 or scores_BK.shape[1] != len(labels):
+    raise ValueError(
+      f"`scores_BK` must have one column for each of the {len(labels)} labels, got "
+      f"shape {scores_BK.shape}. Pass the labels that were scored, in their order."
+    )
+  return [labels[k] for k in scores_BK.argmax(1)]

@@ -1,0 +1,268 @@
+"""Trains a prompt, a whole model, or a model from nothing: only TRAINABLE differs.
+
+  python -m prompt_tuning.train --gin_file=configs/... --gin.MODEL_DIR="'runs/name'"
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from prompt_tuning.interop import load as backbone_load
+from prompt_tuning.core import files
+from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.data.features import Layout
+from prompt_tuning.engine import config, fit, loop, product, report
+from prompt_tuning.engine.checkpoint import Checkpoints
+from prompt_tuning.engine.log import Log
+
+# Bindings that may change when a run is resumed.
+MAY_CHANGE = (
+  "MODEL_DIR",
+  "TRAIN_STEPS",
+  "EVAL_PERIOD",
+  "SAVE_PERIOD",
+  "LOG_PERIOD",
+  "EVAL_EXAMPLES",
+  "PATIENCE",
+)
+
+
+def train(
+  model_dir: str,
+  task: Any,
+  task_feature_lengths: Mapping[str, int],
+  method: str,
+  trainable: Sequence[str],
+  objective: Any,
+  optimizer: Any,
+  train_steps: int,
+  backbone: Any = None,
+  initial_checkpoint_path: str | None = None,
+  vocabulary: Any = None,
+  prompt: Any = None,
+  prompt_place: str = "front",
+  truncate: bool = False,
+  output: Any = None,
+  batch_size: int = 32,
+  eval_batch_size: int = 64,
+  eval_period: int = 0,
+  save_period: int = 0,
+  log_period: int = 50,
+  eval_examples: int | None = None,
+  best_metric: str = "loss",
+  patience: int = 0,
+  microbatches: int = 1,
+  pack_segments: int = 1,
+  dropout_rate: float = 0.0,
+  seed: int = 0,
+  tensorboard: bool = True,
+) -> fit.Fitted:
+  """Runs one sentence (backbone, task, method, objective, numbers) into MODEL_DIR.
+
+  Args:
+    model_dir: MODEL_DIR; a run that was interrupted goes on from its newest checkpoint.
+    task: `data.task.TextTask`. task_feature_lengths: {"inputs": T, "targets": U}.
+    method: a name for the card. trainable: branches that train.
+    objective: see `objectives/`. optimizer: `engine.optimizer.Optimizer`.
+    train_steps: steps in all; 0 evaluates only.
+    backbone: architecture; may be None where a checkpoint states it.
+    initial_checkpoint_path: weights ("mini", or a folder); None draws them at random.
+    vocabulary: SeqIO vocabulary; None takes the one beside the checkpoint.
+    prompt: `core.prompt.Prompt`, or None. prompt_place: see `data.features`.
+    truncate: cut examples that are too long instead of refusing them.
+    output: see `outputs/`; None evaluates the loss alone.
+    batch_size, eval_batch_size, eval_period, save_period, log_period, eval_examples,
+      best_metric, patience, microbatches, pack_segments, seed: see `engine.fit.Recipe`
+      and `engine.loop.Plan`.
+    dropout_rate: of the backbone's layers while training.
+    tensorboard: also write TensorBoard events.
+
+  Raises:
+    ValueError: for anything that cannot run, before any step is compiled.
+  """
+  folder = pathlib.Path(model_dir)
+  plan = loop.Plan(
+    train_steps, log_period, eval_period, save_period, best_metric, patience
+  )
+  loaded = backbone_load.load(
+    initial_checkpoint_path,
+    backbone,
+    vocabulary,
+    seed,
+    trains="backbone" in {name.split("/")[0] for name in trainable},
+  )
+  model = PromptedModel(loaded.backbone, prompt, pack_segments)
+  layout = Layout(
+    task_feature_lengths["inputs"],
+    task_feature_lengths["targets"],
+    model.lengths.get("encoder", 0),
+    model.lengths.get("decoder", 0),
+    prompt_place,
+    truncate,
+  )
+  recipe = fit.Recipe(
+    trainable=tuple(trainable),
+    objective=objective,
+    optimizer=optimizer,
+    plan=plan,
+    batch_size=batch_size,
+    eval_batch_size=eval_batch_size,
+    eval_examples=eval_examples,
+    microbatches=microbatches,
+    pack_segments=pack_segments,
+    seed=seed,
+    dropout=dropout_rate > 0 or drops(prompt),
+  )
+  configuration = config.text()
+  checkpoints = _enter(folder, configuration) if train_steps else None
+  folder.mkdir(parents=True, exist_ok=True)
+  report.model_info(folder, model, loaded.params, recipe.trainable)
+  first = (checkpoints.newest() or 0) if checkpoints else 0
+  log = Log(folder, train_steps, first, tensorboard)
+  facts = product_facts(loaded, method, layout, task, configuration)
+
+  def keep(trained: Any, step: int, scores: loop.Scores) -> None:
+    save_product(folder, model, loaded, trained, recipe.trainable, facts, step, scores)
+
+  start = time.monotonic()
+  try:
+    fitted = fit.fit(
+      model,
+      loaded.params,
+      loaded.vocabulary,
+      task,
+      layout,
+      recipe,
+      output,
+      log,
+      checkpoints,
+      keep,
+      earlier_best(folder, first),
+    )
+  finally:
+    log.close()
+    if checkpoints is not None:
+      checkpoints.close()
+  report.learning_curve(folder)
+  seconds = time.monotonic() - start
+  _summary(folder, fitted, recipe, seconds, prompt is not None)
+  return fitted
+
+
+def _enter(folder: pathlib.Path, configuration: str) -> Checkpoints:
+  """Opens MODEL_DIR for writing; refuses one that belongs to another configuration."""
+  written = folder / "config.gin"
+  if written.is_file():
+    differ = config.differing_lines(written.read_text(), configuration, MAY_CHANGE)
+    if differ:
+      raise ValueError(
+        f"`MODEL_DIR` {str(folder)!r} holds a run of another configuration "
+        f"({'; '.join(differ[:5])}). Choose another folder, or remove that one."
+      )
+  elif folder.is_dir() and (folder / "checkpoints").is_dir():
+    raise ValueError(
+      f"`MODEL_DIR` {str(folder)!r} holds checkpoints without a config.gin, so what "
+      "they belong to is unknown. Choose another folder."
+    )
+  files.write_text(written, configuration)
+  return Checkpoints(folder / "checkpoints")
+
+
+def drops(prompt: Any) -> bool:
+  """Whether some word of a prompt has a dropout rate above 0."""
+  if dataclasses.is_dataclass(prompt) and not isinstance(prompt, type):
+    for field in dataclasses.fields(prompt):
+      if field.name in ("parent", "name"):
+        continue
+      value = getattr(prompt, field.name)
+      if field.name.endswith("dropout_rate") and value:
+        return True
+      if drops(value):
+        return True
+  if isinstance(prompt, (list, tuple)):
+    return any(drops(item) for item in prompt)
+  return False
+
+
+def product_facts(
+  loaded: Any, method: str, layout: Layout, task: Any, configuration: str = ""
+) -> dict[str, Any]:
+  """What a card says, but for step and scores."""
+  return {
+    "method": method,
+    "layout": dataclasses.asdict(layout),
+    "backbone": {
+      "name": loaded.name,
+      "fingerprint": loaded.fingerprint,
+      "width": loaded.backbone.spec.width,
+      "architecture": loaded.backbone.config.to_json(),
+    },
+    "task": {
+      "name": task.name,
+      "labels": None if task.labels is None else list(task.labels),
+      "metrics": list(task.metrics),
+    },
+    "configuration": configuration,
+  }
+
+
+def save_product(
+  folder: pathlib.Path,
+  model: PromptedModel,
+  loaded: Any,
+  trained: Any,
+  trainable: Sequence[str],
+  facts: Mapping[str, Any],
+  step: int,
+  scores: loop.Scores,
+) -> None:
+  """Writes `prompt/`; a model that trained whole becomes `model/` as well."""
+  card = product.card(step=step, scores=scores, **facts)
+  frozen_prompt = {}
+  if model.prompt is not None:
+    # Frozen branches of a prompt (a fixed table) belong to the product too.
+    whole = fit.initial_params(
+      model, loaded.params, loaded.vocabulary, facts.get("seed", 0)
+    )
+    del whole["backbone"]
+    _, frozen_prompt = branches.split(whole, trainable)
+  made = product.Product(model.prompt, trained, card, frozen_prompt)
+  made.save(folder / "prompt")
+
+
+def earlier_best(folder: pathlib.Path, first: int) -> loop.Best | None:
+  """The best of the part of this run that a resumed run does not repeat."""
+  if not first or not (folder / "prompt" / "card.json").is_file():
+    return None
+  card = product.load(folder / "prompt").card
+  if not card["scores"] or card["step"] > first:
+    return None
+  return loop.Best(card["step"], card["scores"])
+
+
+def _summary(
+  folder: pathlib.Path,
+  fitted: fit.Fitted,
+  recipe: fit.Recipe,
+  seconds: float,
+  prompted: bool,
+) -> None:
+  count = branches.count(branches.split(fitted.params, recipe.trainable)[0])
+  print(f"trained {count:,} numbers in {seconds:.0f} s on {jax.devices()[0].platform}")
+  if fitted.best.scores:
+    shown = "  ".join(f"{k} {v:.4g}" for k, v in fitted.best.scores.items())
+    print(f"best validation, step {fitted.best.step}: {shown}")
+  if recipe.plan.steps:
+    what = "prompt" if prompted else "trained branches"
+    print(f"{what}: {folder / 'prompt'}   curve: {folder / 'learning-curve.png'}")
+
+
+if __name__ == "__main__":
+  from prompt_tuning import train as verb
+
+  config.run_verb(verb.train)

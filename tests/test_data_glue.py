@@ -1,0 +1,264 @@
+"""GLUE and SuperGLUE: T5's strings for hand-made raw examples."""
+
+import numpy as np
+import pytest
+
+from prompt_tuning.data import glue
+
+# benchmark -> raw example, T5's input, T5's target.
+FORMATS = {
+  "glue_cola": (
+    {"sentence": "Bo ran.", "label": 1},
+    "cola sentence: Bo ran.",
+    "acceptable",
+  ),
+  "glue_sst2": ({"sentence": "so dull", "label": 0}, "sst2 sentence: so dull", "negative"),
+  "glue_mrpc": (
+    {"sentence1": "A.", "sentence2": "B.", "label": 1},
+    "mrpc sentence1: A. sentence2: B.",
+    "equivalent",
+  ),
+  "glue_qqp": (
+    {"question1": "Why?", "question2": "How?", "label": 0},
+    "qqp question1: Why? question2: How?",
+    "not_duplicate",
+  ),
+  "glue_stsb": (
+    {"sentence1": "A.", "sentence2": "B.", "label": 3.25},
+    "stsb sentence1: A. sentence2: B.",
+    "3.2",
+  ),
+  "glue_mnli": (
+    {"premise": "A.", "hypothesis": "B.", "label": 1},
+    "mnli hypothesis: B. premise: A.",
+    "neutral",
+  ),
+  "glue_mnli_matched": (
+    {"premise": "A.", "hypothesis": "B.", "label": 2},
+    "mnli hypothesis: B. premise: A.",
+    "contradiction",
+  ),
+  "glue_mnli_mismatched": (
+    {"premise": "A.", "hypothesis": "B.", "label": 0},
+    "mnli hypothesis: B. premise: A.",
+    "entailment",
+  ),
+  "glue_qnli": (
+    {"question": "Why?", "sentence": "So.", "label": 0},
+    "qnli question: Why? sentence: So.",
+    "entailment",
+  ),
+  "glue_rte": (
+    {"sentence1": "A.", "sentence2": "B.", "label": 1},
+    "rte sentence1: A. sentence2: B.",
+    "not_entailment",
+  ),
+  "glue_wnli": (
+    {"sentence1": "A.", "sentence2": "B.", "label": 0},
+    "wnli sentence1: A. sentence2: B.",
+    "not_entailment",
+  ),
+  "glue_ax": (
+    {"premise": "A.", "hypothesis": "B.", "label": -1},
+    "mnli hypothesis: B. premise: A.",
+    "<unk>",
+  ),
+  "super_glue_boolq": (
+    {"question": "is it", "passage": "It is.", "label": 1},
+    "boolq passage: It is. question: is it",
+    "True",
+  ),
+  "super_glue_cb": (
+    {"premise": "A.", "hypothesis": "B.", "label": 1},
+    "cb hypothesis: B. premise: A.",
+    "contradiction",
+  ),
+  "super_glue_copa": (
+    {"premise": "P.", "choice1": "A.", "choice2": "B.", "question": "cause", "label": 1},
+    "copa choice1: A. choice2: B. premise: P. question: cause",
+    "choice2",
+  ),
+  "super_glue_multirc": (
+    {
+      "paragraph": "<b>Sent 1: </b>It is.<br>So.",
+      "question": "Is it?",
+      "answer": "No",
+      "idx": {"paragraph": 0, "question": 7, "answer": 2},
+      "label": 0,
+    },
+    "multirc question: Is it? answer: No paragraph: Sent 1: It is. So.",
+    "False",
+  ),
+  "super_glue_record": (
+    {
+      "passage": 'He said "no"\n@highlight\nAnn left\n@highlight\nBo stayed.',
+      "query": "@placeholder left",
+      "entities": ["Ann", "Bo"],
+      "answers": ["Ann"],
+    },
+    'record query: @placeholder left entities: Ann, Bo passage: He said "no" Ann left. '
+    "Bo stayed.",
+    "Ann",
+  ),
+  "super_glue_rte": (
+    {"premise": "A.", "hypothesis": "B.", "label": 0},
+    "rte hypothesis: B. premise: A.",
+    "entailment",
+  ),
+  "super_glue_wic": (
+    {"word": "run", "sentence1": "A run.", "sentence2": "I run.", "label": 0, "start1": 2},
+    "wic sentence1: A run. sentence2: I run. word: run",
+    "False",
+  ),
+  "super_glue_wsc": (
+    {
+      "text": "Bob asked Tom if he can lend money.",
+      "span1_text": "Tom",
+      "span2_text": "he",
+      "span2_index": 4,
+      "label": 1,
+    },
+    "wsc: Bob asked Tom if *he* can lend money.",
+    "Tom",
+  ),
+  "super_glue_axb": (
+    {"sentence1": "A.", "sentence2": "B.", "label": -1},
+    "rte hypothesis: B. premise: A.",
+    "<unk>",
+  ),
+  "super_glue_axg": (
+    {"premise": "A.", "hypothesis": "B.", "label": -1},
+    "rte hypothesis: B. premise: A.",
+    "<unk>",
+  ),
+}
+
+
+@pytest.mark.parametrize("key", glue.BENCHMARKS)
+def test_formats(key):
+  raw, inputs, target = FORMATS[key]
+  (example,) = glue.examples_of(key, raw, "validation")
+  assert (example["inputs"], example["targets"]) == (inputs, target)
+
+
+@pytest.mark.parametrize("key", glue.BENCHMARKS)
+def test_names_come_with_and_without_version(key):
+  version = "_v102" if key.startswith("super") else "_v002"
+  task = glue.Glue(name=key)
+  assert glue.parse(key) == glue.parse(key + version)
+  assert glue.Glue(name=key + version).splits == task.splits
+  labels = task.labels
+  assert labels is None or FORMATS[key][2] in (*labels, "<unk>")
+
+
+def test_sources_are_those_of_t5():
+  assert glue.parse("glue_mnli_mismatched") == (
+    "glue_mnli_mismatched",
+    "glue/mnli_mismatched",
+    "1.0.0",
+  )
+  key, source, version = glue.parse("super_glue_wsc_v102_simple_eval")
+  assert (key, source, version) == ("super_glue_wsc", "super_glue/wsc.fixed", "1.0.2")
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["glue_sst3", "sst2", "glue_sst2_v102", "super_glue_cb_v002", "glue_rte_simple_eval"],
+)
+def test_unknown_names_are_refused(name):
+  with pytest.raises(ValueError, match=f"`Glue.name` is '{name}'.*glue_sst2"):
+    glue.Glue(name=name)
+
+
+def test_metrics_are_those_of_t5():
+  expected = {
+    "glue_cola": ("matthews",),
+    "glue_mrpc": ("f1_binary", "accuracy"),
+    "glue_stsb": ("pearson", "spearman"),
+    "super_glue_cb": ("f1_macro", "accuracy"),
+    "super_glue_multirc": ("multirc",),
+    "super_glue_record": ("squad",),
+    "super_glue_boolq": ("accuracy",),
+  }
+  assert {key: glue.Glue(name=key).metrics for key in expected} == expected
+  assert glue.Glue(name="glue_rte", metrics=("f1_binary",)).metrics == ("f1_binary",)
+
+
+@pytest.mark.parametrize(
+  ("score", "text"),
+  # 2.3 and 2.5 lie halfway in single precision, and go to the even fifth.
+  [(0, "0.0"), (1.8, "1.8"), (2.3, "2.4"), (2.5, "2.4"), (3.75, "3.8"), (5, "5.0")],
+)
+def test_similarity_is_rounded_to_a_fifth(score, text):
+  assert glue.similarity({"label": float(np.float32(score))}) == text
+
+
+@pytest.mark.parametrize(
+  ("text", "at", "pronoun", "marked"),
+  [
+    ("We want to use it , but", 3, "it", "We want to use *it* , but"),
+    ('"Good for him," he said. ', 2, "him", '"Good for *him* ," he said.'),
+    ("Ann saw  him. ", 3, "him.", "Ann saw  *him.* "),
+  ],
+)
+def test_wsc_finds_the_pronoun(text, at, pronoun, marked):
+  raw = {"text": text, "span2_index": at, "span2_text": pronoun}
+  assert glue.wsc_input(raw) == f"wsc: {marked}"
+
+
+def test_wsc_refuses_another_word():
+  raw = {"text": "Ann himself left", "span2_index": 1, "span2_text": "him"}
+  with pytest.raises(ValueError, match="word 1.*'himself', not the pronoun 'him'"):
+    glue.wsc_input(raw)
+
+
+def test_wsc_trains_on_true_pairs_and_judges_all():
+  raw = {**FORMATS["super_glue_wsc"][0], "label": 0}
+  assert glue.examples_of("super_glue_wsc", raw, "train") == []
+  (example,) = glue.examples_of("super_glue_wsc", raw, "validation")
+  assert example["label"] == "False"
+
+
+def test_record_repeats_queries_in_training_alone():
+  raw = {**FORMATS["super_glue_record"][0], "answers": ["Ann", "Bo"]}
+  train = glue.examples_of("super_glue_record", raw, "train")
+  assert [example["targets"] for example in train] == ["Ann", "Bo"]
+  (example,) = glue.examples_of("super_glue_record", raw, "validation")
+  assert example["references"] == ["Ann", "Bo"]
+  (hidden,) = glue.examples_of("super_glue_record", {**raw, "answers": []}, "test")
+  assert hidden["targets"] == "<unk>"
+
+
+def test_a_split_is_formatted_and_scored(monkeypatch):
+  asked = []
+
+  def raw(self, source, split):
+    asked.append((source, split))
+    first = FORMATS["super_glue_multirc"][0]
+    yield first
+    yield {**first, "label": 1, "answer": "Yes"}
+
+  monkeypatch.setattr(glue.Glue, "_raw", raw)
+  task = glue.Glue(name="super_glue_multirc", tfds_version="9.9.9")
+  assert [e["group"] for e in task.examples("validation")] == ["7", "7"]
+  scores = task.score(["False", "False"], "validation")
+  assert scores == {"f1a": 0.0, "em": 0.0}
+  assert task.score(["False", "True"], "validation") == {"f1a": 100.0, "em": 100.0}
+  mnli = glue.Glue(name="glue_mnli")
+  with pytest.raises(KeyError):
+    mnli.examples("validation")
+  assert asked == [
+    ("super_glue/multirc:9.9.9", "validation"),
+    ("glue/mnli:1.0.0", "validation_matched"),
+  ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["glue_sst2_v002", "super_glue_record"])
+def test_reads_tfds(name):
+  tfds = pytest.importorskip("tensorflow_datasets")
+  with tfds.testing.mock_data(num_examples=2):
+    examples = glue.Glue(name=name).examples("validation")
+  assert len(examples) == 2
+  word = "sst2 sentence: " if "sst2" in name else "record query: "
+  assert all(e["inputs"].startswith(word) and e["targets"] for e in examples)

@@ -1,0 +1,263 @@
+"""Few-shot draws, mixtures, and tasks of SeqIO's registry."""
+
+import pathlib
+import sys
+import types
+
+import pytest
+
+from prompt_tuning.data import fewshot, lists, mixtures, registered
+
+ROOT = pathlib.Path(__file__).parents[1]
+VOCABULARY = str(ROOT / "prompt_tuning/demo/mini/spiece.model")
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+  seqio = pytest.importorskip("seqio")
+  return seqio.SentencePieceVocabulary(VOCABULARY, extra_ids=100)
+
+
+def task(name, count, labels=("good", "bad"), **fields):
+  rows = [(f"{name} {i}", labels[i % len(labels)]) for i in range(count)]
+  return lists.Lists(
+    **{"name": name, "train": rows, "validation": rows[:2], "labels": labels, **fields}
+  )
+
+
+def inputs(examples):
+  return [example["inputs"] for example in examples]
+
+
+def read(dataset, count=None):
+  dataset = dataset if count is None else dataset.take(count)
+  return [
+    (e["inputs_pretokenized"].decode(), int(e["task"]))
+    for e in dataset.as_numpy_iterator()
+  ]
+
+
+# --- few shots
+
+
+def test_few_shots_of_each_label():
+  drawn = fewshot.FewShot(task("films", 40), 4, 7)
+  targets = [example["targets"] for example in drawn.examples("train")]
+  assert sorted(targets) == ["bad"] * 4 + ["good"] * 4
+  assert drawn.labels == ("good", "bad") and drawn.metrics == ("accuracy",)
+  assert drawn.name == "films_4shot_7"
+  assert len(drawn.examples("validation")) == 2
+
+
+def test_draws_are_seeded_and_nested():
+  films = task("films", 40)
+  four, again, eight, other = (
+    inputs(fewshot.FewShot(films, shots, seed).examples("train"))
+    for shots, seed in ((4, 7), (4, 7), (8, 7), (4, 8))
+  )
+  assert four == again and four != other and set(four) < set(eight)
+
+
+def test_validation_shots_are_disjoint_and_leave_the_rest_to_be_had():
+  films = task("films", 40)
+  plain = fewshot.FewShot(films, 4, 7)
+  drawn = fewshot.FewShot(films, 4, 7, validation_shots=6)
+  assert drawn.splits == ("train", "validation", "full_validation")
+  assert drawn.examples("train") == plain.examples("train")
+  validation = inputs(drawn.examples("validation"))
+  assert len(validation) == 12
+  assert not set(validation) & set(inputs(drawn.examples("train")))
+  assert drawn.examples("full_validation") == films.examples("validation")
+
+
+def test_few_shots_without_labels_are_drawn_from_all():
+  free = lists.Lists([(f"q {i}", f"a {i}") for i in range(10)])
+  assert len(fewshot.FewShot(free, 3).examples("train")) == 3
+
+
+def test_too_few_examples_are_refused():
+  films = task("films", 10)
+  with pytest.raises(ValueError, match="asks for 6 examples of the label 'bad'.*has 5"):
+    fewshot.FewShot(films, 6).examples("train")
+  with pytest.raises(ValueError, match=r"asks for 3 \+ 3 examples"):
+    fewshot.FewShot(films, 3, validation_shots=3).examples("validation")
+  with pytest.raises(ValueError, match="no split 'train'"):
+    fewshot.FewShot(task("films", 4, train=None), 1)
+
+
+# --- mixtures
+
+
+def test_a_mixture_numbers_its_tasks_in_order(vocabulary):
+  mixed = mixtures.Mixture([task("a", 3), task("b", 2)])
+  expected = [("a 0", 0), ("a 1", 0), ("a 2", 0), ("b 0", 1), ("b 1", 1)]
+  assert read(mixed.dataset(vocabulary, "train")) == expected
+  assert [(e["inputs"], e["task"]) for e in mixed.examples("train")] == expected
+
+
+def test_finite_epochs_hold_every_example_as_often(vocabulary):
+  mixed = mixtures.Mixture([task("a", 5), task("b", 2)])
+  rows = read(mixed.dataset(vocabulary, "train", shuffle=True, seed=1, epochs=2))
+  assert sorted(rows) == sorted(read(mixed.dataset(vocabulary, "train")) * 2)
+  again = read(mixed.dataset(vocabulary, "train", shuffle=True, seed=1, epochs=2))
+  other = read(mixed.dataset(vocabulary, "train", shuffle=True, seed=2, epochs=2))
+  assert rows == again != other
+
+
+@pytest.mark.parametrize(
+  ("rates", "cap", "shares"),
+  [
+    ("equal", None, (0.5, 0.5)),
+    ("proportional", None, (0.75, 0.25)),
+    ("proportional", 6, (0.6, 0.4)),
+    ((1, 9), None, (0.1, 0.9)),
+  ],
+)
+def test_rates_say_how_often_a_task_is_drawn(vocabulary, rates, cap, shares):
+  mixed = mixtures.Mixture([task("a", 12), task("b", 4)], rates, cap)
+  assert mixed.weights() == pytest.approx(shares)
+  rows = read(mixed.dataset(vocabulary, "train", True, seed=0, epochs=None), 400)
+  share = sum(number == 0 for _, number in rows) / 400
+  assert abs(share - shares[0]) < 4 * (shares[0] * shares[1] / 400) ** 0.5
+
+
+def test_a_split_that_one_task_lacks(vocabulary):
+  mixed = mixtures.Mixture([task("a", 3, validation=None), task("b", 4)], (1, 3))
+  assert mixed.splits == ("train", "validation")
+  assert read(mixed.dataset(vocabulary, "validation")) == [("b 0", 1), ("b 1", 1)]
+  assert mixed.weights("validation") == (1.0,)
+
+
+def test_labels_are_common_or_none():
+  assert mixtures.Mixture([task("a", 3), task("b", 3)]).labels == ("good", "bad")
+  other = task("b", 3, ("yes", "no"))
+  assert mixtures.Mixture([task("a", 3), other]).labels is None
+
+
+def test_scores_are_each_tasks_own():
+  mixed = mixtures.Mixture([task("a", 2), task("b", 4)])
+  scores = mixed.score(["good", "bad", "x", "bad", "good", "bad"], "train")
+  assert scores == {"a/accuracy": 100.0, "b/accuracy": 75.0}
+  first = mixed.score(["good", "bad", "x"], "train", first=3)
+  assert first == {"a/accuracy": 100.0, "b/accuracy": 0.0}
+  assert mixed.score(["bad"], "train", first=1) == {"a/accuracy": 0.0}
+  with pytest.raises(ValueError, match="6 targets.*got 2"):
+    mixed.score(["good", "bad"], "train")
+
+
+def test_build_gives_a_seqio_mixture(vocabulary):
+  built = mixtures.Mixture([task("a", 3), task("b", 1)], name="both").build(vocabulary)
+  assert {t.name: built.get_rate(t) for t in built.tasks} == {"a": 0.75, "b": 0.25}
+  (first, *_) = built.get_dataset(None, "train", num_epochs=1).as_numpy_iterator()
+  assert set(first) == {"inputs", "targets"}
+
+
+def test_bad_mixtures_are_refused():
+  with pytest.raises(ValueError, match="different names, got.*'a', 'a'"):
+    mixtures.Mixture([task("a", 3), task("a", 3)])
+  with pytest.raises(ValueError, match="different names"):
+    mixtures.Mixture([])
+  for rates in ((1,), (1, 0), "evenly"):
+    with pytest.raises(ValueError, match="Mixture.rates.*2 numbers above 0"):
+      mixtures.Mixture([task("a", 3), task("b", 3)], rates)
+  with pytest.raises(ValueError, match="Mixture.cap"):
+    mixtures.Mixture([task("a", 3)], "equal", cap=3)
+
+
+# --- the registry
+
+
+@pytest.fixture
+def module(vocabulary, monkeypatch):
+  """A module whose import has registered a task and a mixture."""
+  import seqio
+  import tensorflow as tf
+
+  def source(split, shuffle_files, seed=None):
+    rows = {"inputs": ["a b", "c d", "e f"], "targets": ["Good", "Bad", "Good"]}
+    return tf.data.Dataset.from_tensor_slices({**rows, "note": ["x", "y", "z"]})
+
+  def postprocess(text, example=None, is_target=False):
+    return (text.lower(), example["note"].decode())
+
+  def half_right(targets, predictions):
+    right = [t == p for t, p in zip(targets, predictions, strict=True)]
+    return {"own": 100 * sum(right) / len(right)}
+
+  feature = seqio.Feature(vocabulary, add_eos=True)
+  seqio.TaskRegistry.add(
+    "registered_pairs",
+    source=seqio.FunctionDataSource(source, splits=("train", "validation")),
+    preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+    output_features={"inputs": feature, "targets": feature},
+    postprocess_fn=postprocess,
+    metric_fns=[half_right],
+  )
+  seqio.MixtureRegistry.add("registered_mixture", [("registered_pairs", 1.0)])
+  monkeypatch.setitem(sys.modules, "some_tasks", types.ModuleType("some_tasks"))
+  yield "some_tasks"
+  seqio.TaskRegistry.remove("registered_pairs")
+  seqio.MixtureRegistry.remove("registered_mixture")
+
+
+@pytest.mark.parametrize("name", ["registered_pairs", "registered_mixture"])
+def test_a_registered_task_gives_the_contract(vocabulary, module, name):
+  own = registered.Registered(name, module)
+  assert own.splits == ("train", "validation") and own.labels is None
+  (first, *rest) = own.dataset(vocabulary, "train").as_numpy_iterator()
+  assert set(first) == {
+    *("inputs", "targets", "inputs_pretokenized", "targets_pretokenized")
+  }
+  assert first["inputs"].tolist() == [*vocabulary.encode("a b"), vocabulary.eos_id]
+  assert len(rest) == 2
+  assert own.examples("train")[1] == {"inputs": "c d", "targets": "Bad"}
+
+
+def test_registered_tasks_shuffle_and_repeat(vocabulary, module):
+  own = registered.Registered("registered_pairs", module)
+
+  def texts(**fields):
+    data = own.dataset(vocabulary, "train", **fields).take(9)
+    return [e["inputs_pretokenized"] for e in data.as_numpy_iterator()]
+
+  assert texts(epochs=2) == [b"a b", b"c d", b"e f"] * 2
+  shuffled = texts(shuffle=True, seed=3, epochs=None)
+  assert len(shuffled) == 9 and shuffled == texts(shuffle=True, seed=3, epochs=None)
+
+
+def test_registered_tasks_are_scored_by_their_own_functions(vocabulary, module):
+  own = registered.Registered("registered_pairs", module)
+  assert own.score(["good", "good", "x"], "train") == {"own": pytest.approx(100 / 3)}
+  assert own.score(["GOOD"], "train", first=1) == {"own": 100.0}
+  named = registered.Registered("registered_pairs", module, metrics=("accuracy",))
+  assert named.score(["Good", "Bad", "x"], "train")["accuracy"] == pytest.approx(200 / 3)
+  mixture = registered.Registered("registered_mixture", module)
+  with pytest.raises(ValueError, match="mixture.*Registered.metrics.*registered_pairs"):
+    mixture.score(["x"] * 3, "train")
+
+
+def test_another_vocabulary_is_refused(vocabulary, module):
+  import seqio
+
+  other = seqio.SentencePieceVocabulary(VOCABULARY, extra_ids=0)
+  own = registered.Registered("registered_pairs", module)
+  with pytest.raises(ValueError, match="'inputs' with.*but the backbone reads"):
+    own.dataset(other, "train")
+  same = seqio.SentencePieceVocabulary(VOCABULARY, extra_ids=100)
+  assert own.build(same) is own.provider
+
+
+def test_what_is_not_registered_is_refused(vocabulary, module):
+  with pytest.raises(ValueError, match="'registered_pair', .*Near.*registered_pairs"):
+    registered.Registered("registered_pair", module).build(vocabulary)
+  with pytest.raises(ValueError, match="MODULE. is 'no.such'.*cannot be imported"):
+    registered.Registered("registered_pairs", "no.such").build(vocabulary)
+  with pytest.raises(ValueError, match="NAME. must be the name.*None"):
+    registered.Registered(None)
+
+
+def test_a_mixture_may_hold_a_registered_task(vocabulary, module):
+  own = registered.Registered("registered_pairs", module)
+  mixed = mixtures.Mixture([task("a", 2), own], (1, 1))
+  rows = read(mixed.dataset(vocabulary, "train"))
+  assert rows == [("a 0", 0), ("a 1", 0), ("a b", 1), ("c d", 1), ("e f", 1)]

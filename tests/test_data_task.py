@@ -1,0 +1,156 @@
+"""The contract of a task: texts, tokens, order, epochs and scores."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from prompt_tuning.data import lists, task
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAIRS = [(f"the film number {i} was good", "positive") for i in range(7)]
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+  seqio = pytest.importorskip("seqio")
+  path = ROOT / "prompt_tuning/demo/mini/spiece.model"
+  return seqio.SentencePieceVocabulary(str(path), extra_ids=100)
+
+
+def made(**fields):
+  return lists.Lists(**{"train": PAIRS, **fields})
+
+
+def texts(dataset, count=None):
+  dataset = dataset if count is None else dataset.take(count)
+  return [e["inputs_pretokenized"].decode() for e in dataset.as_numpy_iterator()]
+
+
+def test_importing_the_room_does_not_import_tensorflow():
+  names = "task files glue fewshot mixtures registered metrics lists"
+  code = (
+    f"from prompt_tuning.data import {', '.join(names.split())}; import sys;"
+    "assert not {'tensorflow', 'seqio', 'sklearn', 'jax'} & set(sys.modules)"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_dataset_tokenises_and_ends_each_text(vocabulary):
+  text, target = "the film was good", "positive"
+  (example,) = made(train=[(text, target)]).dataset(
+    vocabulary, "train"
+  ).as_numpy_iterator()
+  assert example["inputs"].dtype == example["targets"].dtype == np.int32
+  assert example["inputs"].tolist() == [*vocabulary.encode(text), vocabulary.eos_id]
+  assert example["targets"].tolist() == [*vocabulary.encode(target), vocabulary.eos_id]
+  assert example["inputs_pretokenized"].decode() == text
+  assert example["targets_pretokenized"].decode() == target
+  assert example["mark"] == -1
+
+
+@pytest.mark.parametrize(
+  ("text", "before", "after"),
+  [
+    ("the film <prompt> was good", "the film", "was good"),
+    ("<prompt> the film", "", "the film"),
+    ("the film<prompt>", "the film", ""),
+  ],
+)
+def test_mark_says_where_the_prompt_stands_and_leaves_the_text(
+  vocabulary, text, before, after
+):
+  (example,) = made(train=[(text, "x")]).dataset(
+    vocabulary, "train"
+  ).as_numpy_iterator()
+  ids = vocabulary.encode(f"{before} {after}".strip())
+  assert example["inputs"].tolist() == [*ids, vocabulary.eos_id]
+  assert example["mark"] == len(vocabulary.encode(before))
+
+
+def test_unshuffled_keeps_the_order_over_epochs(vocabulary):
+  inputs = [pair[0] for pair in PAIRS]
+  assert texts(made().dataset(vocabulary, "train", epochs=2)) == inputs * 2
+
+
+def test_shuffling_is_seeded_and_goes_by_whole_epochs(vocabulary):
+  def read(seed, epochs, count=None):
+    data = made().dataset(vocabulary, "train", shuffle=True, seed=seed, epochs=epochs)
+    first = texts(data, count)
+    assert texts(data, count) == first, "reading again must give the same order"
+    return first
+
+  inputs = [pair[0] for pair in PAIRS]
+  three = read(seed=1, epochs=3)
+  epochs = [three[:7], three[7:14], three[14:]]
+  assert all(sorted(epoch) == sorted(inputs) for epoch in epochs)
+  assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != inputs
+  assert read(seed=1, epochs=None, count=21) == three
+  assert read(seed=1, epochs=1) == epochs[0]
+  assert read(seed=2, epochs=3) != three
+
+
+def test_cardinality_is_known(vocabulary):
+  data = made().dataset(vocabulary, "train", shuffle=True, epochs=3)
+  assert int(data.cardinality()) == 21
+
+
+def test_build_gives_a_seqio_task_outside_the_registry(vocabulary):
+  import seqio
+
+  before = set(seqio.TaskRegistry.names())
+  built = made(name="pairs", metrics=("accuracy", "multirc")).build(vocabulary)
+  assert set(seqio.TaskRegistry.names()) == before
+  assert (built.name, tuple(built.splits)) == ("pairs", ("train",))
+  assert len(built.metric_fns) == 1, "multirc needs more than texts"
+  assert built.metric_fns[0](["a"], ["a"]) == {"accuracy": 100.0}
+  lengths = {"inputs": 4, "targets": 4}
+  (first, *rest) = built.get_dataset(lengths, "train", shuffle=False).as_numpy_iterator()
+  assert len(first["inputs"]) == 4 and len(rest) == 6
+
+
+def test_bad_use_is_refused(vocabulary):
+  with pytest.raises(ValueError, match="no split 'test'.*'train'"):
+    made().dataset(vocabulary, "test")
+  with pytest.raises(ValueError, match="`epochs` must be at least 1.*got 0"):
+    made().dataset(vocabulary, "train", epochs=0)
+  with pytest.raises(ValueError, match="name.*'my task'"):
+    made(name="my task")
+  with pytest.raises(ValueError, match="labels.*different.*'a', 'a'"):
+    made(labels=("a", "a"))
+  with pytest.raises(ValueError, match="labels"):
+    made(labels="positive")
+  with pytest.raises(ValueError, match="Did you mean 'accuracy'"):
+    made(metrics=("accuracie",))
+
+
+def test_lists_are_checked():
+  with pytest.raises(ValueError, match="no examples"):
+    lists.Lists()
+  with pytest.raises(ValueError, match=r"train\[1\].*\(input text, target text\)"):
+    made(train=[("a", "b"), "ab"])
+  with pytest.raises(ValueError, match=r"train\[0\].*empty target"):
+    made(train=[("a", " ")])
+  with pytest.raises(ValueError, match=r"train\[0\].*more than once"):
+    made(train=[(f"{task.MARK} a {task.MARK}", "b")])
+  with pytest.raises(ValueError, match=r"validation\[0\].*'bad'.*positive"):
+    made(validation=[("a", "bad")], labels=("positive", "negative"))
+
+
+def test_score_compares_with_a_split():
+  own = made(metrics=("accuracy",))
+  assert own.score(["positive"] * 6 + ["x"], "train")["accuracy"] == pytest.approx(
+    100 * 6 / 7
+  )
+  assert own.score(["positive", "x"], "train", first=2) == {"accuracy": 50.0}
+  with pytest.raises(ValueError, match="7 targets.*got 2"):
+    own.score(["positive", "x"], "train")
+
+
+def test_examples_are_read_once():
+  own = made()
+  assert own.examples("train")[0] is own.examples("train")[0]
+  own.examples("train").clear()
+  assert len(own.examples("train")) == 7

@@ -1,0 +1,486 @@
+"""Decoding agrees with plain, cache-free searches, and asks for no more than it needs."""
+
+import dataclasses
+import functools
+import pathlib
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_tuning.backbones.t5.backbone import T5
+from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.core.injection import Injection
+from prompt_tuning.core.model import PromptedModel, features
+from prompt_tuning.engine import decode
+from prompt_tuning.outputs import choice, text
+
+V, U, T, SEED = 23, 6, 7, 40
+CONFIG = T5Config(
+  vocab_size=V,
+  emb_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  num_encoder_layers=1,
+  num_decoder_layers=2,
+  mlp_activations=("relu",),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+  """These programs run once: compiling them well takes longer than running them."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+  """A prompt whose vectors are its parameters."""
+
+  encoder: int = 0
+  decoder: int = 0
+  needs = frozenset()
+
+  @property
+  def lengths(self):
+    both = {"encoder": self.encoder, "decoder": self.decoder}
+    return {side: length for side, length in both.items() if length}
+
+  def apply(self, variables, context, spec, train=False, rngs=None):
+    params = variables["params"]
+    return Injection(
+      encoder_input=params.get("encoder"), decoder_input=params.get("decoder")
+    )
+
+
+PROMPTS = {
+  "bare": None,
+  "both": Given(encoder=2, decoder=3),
+}
+
+
+@functools.cache
+def setting(name="bare"):
+  """A model whose rows go their own ways, and some of which end early."""
+  backbone, prompt = T5(CONFIG), PROMPTS[name]
+  random = np.random.RandomState(SEED)
+
+  def draw(path, leaf):
+    scale = path[-1].key == "scale"
+    spread = random.normal(0, leaf.shape[0] ** -0.5, leaf.shape)
+    return jnp.asarray(1 + 0.1 * spread if scale else 2 * spread, jnp.float32)
+
+  weights = jax.tree_util.tree_map_with_path(draw, backbone.shapes())
+  tables = {
+    side: jnp.asarray(random.normal(0, 1, (1, length, CONFIG.emb_dim)), jnp.float32)
+    for side, length in (prompt.lengths if prompt else {}).items()
+  }
+  return PromptedModel(backbone, prompt), {"backbone": weights, "prompt": tables}
+
+
+def inputs(rows=4):
+  ids = np.random.RandomState(0).randint(3, V, (rows, T))
+  return np.where(np.arange(T) < np.arange(T, T - rows, -1)[:, None], ids, 0)
+
+
+def batch_of(model, ids):
+  batch = features(ids, np.zeros((len(ids), U), int), model.lengths)
+  return {name: batch[name] for name in ("inputs", "prompt_index")}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "decoder"))
+def generate(model, params, batch, decoder, key=None):
+  return decode.generate(model, params, batch, decoder, key)
+
+
+@functools.cache
+def oracle(name="bare"):
+  """(row, prefix) -> log-probabilities of the next token, without a cache."""
+  model, params = setting(name)
+  P = model.lengths.get("decoder", 0)
+
+  @jax.jit
+  def table(params, ids, prefix):
+    prefix = jnp.broadcast_to(prefix, (ids.shape[0], U))
+    logits = model.logits(params, features(ids, prefix, model.lengths))
+    return jax.nn.log_softmax(logits[:, P:])
+
+  @functools.cache
+  def after(row, prefix):
+    padded = np.array(prefix + (0,) * (U - len(prefix)))
+    return np.asarray(table(params, inputs(), padded)[row, len(prefix)], np.float64)
+
+  return after
+
+
+def greedy_reference(after, row):
+  prefix, total = (), 0.0
+  while len(prefix) < U and 1 not in prefix:
+    log_probs = after(row, prefix)
+    prefix += (int(log_probs.argmax()),)
+    total += log_probs[prefix[-1]]
+  return prefix, total
+
+
+def beam_reference(after, row, beams, alpha, form, steps):
+  """Both searches in plain Python: [(score, log-probability, prefix)], best first."""
+
+  def penalty(length):
+    return ((5 + length) / 6) ** alpha if form == "brevity" else length**alpha
+
+  live, ended = [(0.0, ())], []
+  for length in range(1, steps + 1):
+    grown = [
+      (total + gain, (*prefix, token))
+      for total, prefix in live
+      for token, gain in enumerate(after(row, prefix))
+    ]
+    grown = sorted(grown, key=lambda item: -item[0])[: 2 * beams]
+    may_end = grown if form == "brevity" else grown[:beams]
+    last = form == "power" and length == steps
+    ended += [
+      (total / penalty(length), total, prefix)
+      for total, prefix in may_end
+      if prefix[-1] == 1 or last
+    ]
+    ended = sorted(ended, key=lambda item: -item[0])[:beams]
+    live = [item for item in grown if item[1][-1] != 1][:beams]
+    hope = live[0][0] / penalty(length if form == "power" else steps)
+    if len(ended) == beams and hope <= ended[-1][0]:
+      break
+  return (ended + [(0, *item) for item in live])[:beams]
+
+
+def padded(prefix, steps=U):
+  return list(prefix) + [0] * (steps - len(prefix))
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_greedy_is_the_search_without_a_cache(name):
+  model, params = setting(name)
+  batch = batch_of(model, inputs())
+  ids, log_probs = generate(model, params, batch, text.Greedy(U))
+  wanted = [greedy_reference(oracle(name), row) for row in range(4)]
+  np.testing.assert_array_equal(ids, [padded(prefix) for prefix, _ in wanted])
+  np.testing.assert_allclose(log_probs, [total for _, total in wanted], atol=2e-5)
+  assert len({tuple(row) for row in np.asarray(ids)}) > 2, "rows must differ"
+  assert (ids == 1).any() and not (ids == 1).any(1).all(), "some rows must end"
+
+
+def test_beams_are_the_search_without_a_cache():
+  model, params = setting("both")
+  decoder = text.Beam(U, beams=3, alpha=1.0)
+  ids, log_probs = generate(model, params, batch_of(model, inputs()), decoder)
+  for row in range(4):
+    wanted = beam_reference(oracle("both"), row, 3, 1.0, "brevity", U)
+    assert np.asarray(ids[row]).tolist() == [padded(item[2]) for item in wanted]
+    np.testing.assert_allclose(log_probs[row], [i[1] for i in wanted], atol=5e-5)
+
+
+# A world with no backbone: the next token depends on the whole prefix, which the cache
+# alone remembers, so that a cache in the wrong order is a wrong answer.
+SMALL_V, SMALL_U = 5, 4
+
+
+def small_world(seed, rows):
+  tables = np.random.RandomState(seed).normal(0, 1.5, (rows, SMALL_V**SMALL_U, SMALL_V))
+  tables -= np.log(np.exp(tables).sum(-1, keepdims=True))
+
+  def place(prefix):
+    return sum((t + 1) * 6**i for i, t in enumerate(prefix)) % SMALL_V**SMALL_U
+
+  def after(row, prefix):
+    return tables[row, place(prefix)]
+
+  def step(ids, cache, index):
+    code = cache["code"] + (ids + 1) * 6**index
+    logits = jnp.asarray(tables, jnp.float32)[cache["row"], code % SMALL_V**SMALL_U]
+    return logits, {**cache, "code": code}
+
+  cache = {"code": np.zeros(rows, np.int32), "row": np.arange(rows)}
+  return after, step, cache, tables[:, 0].astype(np.float32)
+
+
+def run(loop, step, cache, first, *args, **options):
+  compiled = jax.jit(lambda *given: loop(step, *given, *args, **options))
+  return compiled(cache, first)
+
+
+@pytest.mark.parametrize("form", text.LENGTH_PENALTIES)
+@pytest.mark.parametrize(("beams", "alpha"), [(2, 2.0), (4, 0.6)])
+def test_beams_in_a_small_world(form, beams, alpha):
+  rows = 24
+  after, step, cache, first = small_world(beams, rows)
+  ids, log_probs = run(
+    decode.beam_search, step, cache, first, SMALL_U, beams, alpha, length_penalty=form
+  )
+  for row in range(rows):
+    wanted = beam_reference(after, row, beams, alpha, form, SMALL_U)
+    expected = [padded(item[2], SMALL_U) for item in wanted]
+    assert np.asarray(ids[row]).tolist() == expected
+    np.testing.assert_allclose(log_probs[row], [i[1] for i in wanted], atol=1e-5)
+
+
+def test_enough_beams_find_the_best_of_all_sequences():
+  rows, alpha = 8, 0.6
+  after, step, cache, first = small_world(0, rows)
+  ids, log_probs = run(decode.beam_search, step, cache, first, SMALL_U, 64, alpha)
+
+  def everything(row, prefix=(), total=0.0):
+    for token, gain in enumerate(after(row, prefix)):
+      grown = (*prefix, token)
+      if token == 1:
+        yield (total + gain) / ((5 + len(grown)) / 6) ** alpha, grown
+      elif len(grown) < SMALL_U:
+        yield from everything(row, grown, total + gain)
+
+  for row in range(rows):
+    best, prefix = max(everything(row))
+    assert np.asarray(ids[row, 0]).tolist() == padded(prefix, SMALL_U)
+    penalty = decode.length_penalty("brevity", alpha, len(prefix))
+    np.testing.assert_allclose(log_probs[row, 0] / penalty, best, rtol=1e-5)
+
+
+def test_caches_are_gathered_along_the_axis_they_are_batched_on():
+  rows, beams = 6, 3
+  after, step, cache, first = small_world(3, rows)
+
+  def turned(ids, cache, index):
+    logits, cache = step(ids, jax.tree.map(lambda x: x[0], cache), index)
+    return logits, jax.tree.map(lambda x: x[None], cache)
+
+  cache = jax.tree.map(lambda x: x[None], cache)
+  ids, _ = run(decode.beam_search, turned, cache, first, SMALL_U, beams, 0.6, 1)
+  for row in range(rows):
+    wanted = beam_reference(after, row, beams, 0.6, "brevity", SMALL_U)
+    expected = [padded(item[2], SMALL_U) for item in wanted]
+    assert np.asarray(ids[row]).tolist() == expected
+
+
+def test_one_beam_without_penalty_is_greedy():
+  _, step, cache, first = small_world(5, 24)
+  rules = {"alpha": 0.0, "length_penalty": "power"}
+  ids, log_probs = run(decode.beam_search, step, cache, first, SMALL_U, 1, **rules)
+  plain_ids, plain_log_probs = run(decode.greedy, step, cache, first, SMALL_U)
+  np.testing.assert_array_equal(ids[:, 0], plain_ids)
+  np.testing.assert_allclose(log_probs[:, 0], plain_log_probs, atol=1e-5)
+
+
+def test_a_row_does_not_see_its_batch():
+  model, params = setting("both")
+  rows, decoder = inputs(), text.Beam(U, 3, 1.0)
+  ids, log_probs = generate(model, params, batch_of(model, rows), decoder)
+  wide = np.pad(rows[::-1], ((0, 2), (0, 3)))
+  other_ids, others = generate(model, params, batch_of(model, wide), decoder)
+  np.testing.assert_array_equal(ids, other_ids[3::-1])
+  np.testing.assert_allclose(log_probs, others[3::-1], atol=2e-5)
+
+
+def test_top_k_of_one_is_greedy():
+  _, step, cache, first = small_world(1, 6)
+  key = jax.random.key(0)
+  ids, log_probs = run(decode.sample, step, cache, first, SMALL_U, key, top_k=1)
+  plain_ids, plain_log_probs = run(decode.greedy, step, cache, first, SMALL_U)
+  np.testing.assert_array_equal(ids, plain_ids)
+  np.testing.assert_allclose(log_probs, plain_log_probs, atol=1e-5)
+
+
+def test_samples_report_the_models_own_probability():
+  model, params = setting()
+  decoder = text.Sample(U, temperature=2.0, top_p=0.95)
+  batch = batch_of(model, inputs())
+  keys = jax.random.key(3), jax.random.key(3), jax.random.key(4)
+  runs = [generate(model, params, batch, decoder, key) for key in keys]
+  (ids, log_probs), (again, _), (other, _) = runs
+  np.testing.assert_array_equal(ids, again)
+  assert (ids != other).any()
+  after = oracle()
+  for row, ids_U in enumerate(np.asarray(ids)):
+    end = ids_U.tolist().index(1) + 1 if 1 in ids_U else U
+    tokens = tuple(ids_U[:end].tolist())
+    total = sum(after(row, tokens[:i])[token] for i, token in enumerate(tokens))
+    np.testing.assert_allclose(log_probs[row], total, atol=5e-5)
+    assert not ids_U[end:].any()
+
+
+def test_without_a_key_the_seed_decides(monkeypatch):
+  model, params = setting()
+  seeds, make, key = [], jax.random.key, jax.random.key(7)
+  monkeypatch.setattr(jax.random, "key", lambda seed: seeds.append(seed) or make(seed))
+  for given in (None, key):
+    jax.eval_shape(
+      lambda params, given=given: decode.generate(
+        model, params, batch_of(model, inputs()), text.Sample(U, seed=3), given
+      ),
+      params,
+    )
+  assert seeds.count(3) == 1, "the seed is for want of a key only"
+
+
+def test_a_key_for_each_row_travels_with_it():
+  _, step, cache, first = small_world(1, 6)
+  keys = jax.random.split(jax.random.key(0), 6)
+  sample = jax.jit(lambda *given: decode.sample(step, *given[:2], SMALL_U, given[2]))
+  ids, _ = sample(cache, first, keys)
+  turned, _ = sample(*jax.tree.map(lambda x: x[::-1], (cache, first, keys)))
+  np.testing.assert_array_equal(ids, turned[::-1])
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_p():
+  probability = np.array([[0.1, 0.4, 0.05, 0.2, 0.25], [0.96, 0.01, 0.01, 0.01, 0.01]])
+  logits = jnp.log(jnp.asarray(probability, jnp.float32))
+  for p, sizes in ((0.3, (1, 1)), (0.5, (2, 1)), (0.84, (3, 1)), (0.99, (5, 4))):
+    kept, ids = decode.candidates(logits, 1.0, 0, p)
+    for row, size in enumerate(sizes):
+      stays = np.isfinite(kept[row])
+      mass = np.sort(probability[row, ids[row][stays]])
+      assert stays.sum() == size and mass.sum() >= p - 1e-6
+      assert mass[1:].sum() < p, "the least likely token kept must be needed"
+
+
+def test_filters_apply_in_turn():
+  logits = jnp.log(jnp.array([[0.1, 0.4, 0.05, 0.2, 0.25]]))
+  kept, ids = decode.candidates(logits, 1.0, 2, 1.0)
+  assert ids.tolist() == [[1, 4]] and np.isfinite(kept).all()
+  # Of the two, 0.4 is 0.615: enough for 0.6, though not before the others went.
+  kept, _ = decode.candidates(logits, 1.0, 2, 0.6)
+  assert np.isfinite(kept).tolist() == [[True, False]]
+  kept, ids = decode.candidates(logits, 0.5, 0, 1.0)
+  np.testing.assert_allclose(kept, 2 * logits, rtol=1e-6)
+  assert ids.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_draws_follow_the_probabilities():
+  log_probs = jnp.log(jnp.array([0.5, 0.0, 0.3, 0.2]))
+  first = jnp.broadcast_to(log_probs, (4000, 4))
+
+  def step(ids, cache, index):
+    return first, cache
+
+  ids, gained = run(decode.sample, step, (), first, 1, jax.random.key(0))
+  shares = np.bincount(np.asarray(ids)[:, 0], minlength=4) / 4000
+  np.testing.assert_allclose(shares, [0.5, 0, 0.3, 0.2], atol=0.03)
+  np.testing.assert_allclose(gained, log_probs[ids[:, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("loop", ["greedy", "beam_search"])
+def test_the_loop_stops_once_every_row_has_ended(loop):
+  calls = []
+  logits = jnp.log(jnp.array([0.01, 0.9, 0.05, 0.03, 0.01]))
+
+  def step(ids, cache, index):
+    calls.append(int(index))
+    return jnp.broadcast_to(logits, (len(ids), 5)), cache
+
+  first = jnp.stack([logits, jnp.roll(logits, 1)])
+  with jax.disable_jit():
+    options = {"beams": 1, "alpha": 0.0} if loop == "beam_search" else {}
+    ids, _ = getattr(decode, loop)(step, (), first, 30, **options)
+  assert calls == [0]
+  assert ids.reshape(2, 30)[:, :3].tolist() == [[1, 0, 0], [2, 1, 0]]
+
+
+@pytest.mark.parametrize("decoder", [text.Greedy(U), text.Sample(U), text.Beam(U, 3)])
+def test_the_encoder_runs_once(decoder, monkeypatch):
+  calls = []
+  encode = T5.encode
+  monkeypatch.setattr(T5, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
+  model, params = setting("both")
+  jax.eval_shape(
+    lambda p: decode.generate(model, p, batch_of(model, inputs()), decoder), params
+  )
+  assert calls == [1]
+
+
+def test_one_program_serves_all_batches():
+  model, params = setting()
+  ids, _ = generate(model, params, batch_of(model, inputs()), text.Greedy(U))
+  programs = generate._cache_size()
+  other, _ = generate(model, params, batch_of(model, inputs()[::-1]), text.Greedy(U))
+  assert generate._cache_size() == programs and (ids != other).any()
+
+
+def test_beams_share_the_keys_and_values_of_their_encoding():
+  """No array of the program has the size of an encoding repeated for every beam."""
+  model, params = setting()
+  rows, K = 3, 5
+  ids = np.full((rows, 11), 4)
+
+  def run(params):
+    return decode.generate(model, params, batch_of(model, ids), text.Beam(U, K))
+
+  program = jax.jit(run).lower(params).as_text()
+  one = f"{rows}x11x{CONFIG.num_heads}x{CONFIG.head_dim}x"
+  assert one in program
+  assert f"{rows * K}x11x" not in program and f"{K}x{rows}x11x2x8" not in program
+
+
+@pytest.mark.parametrize(
+  ("make", "named"),
+  [
+    (lambda: text.Greedy(0), "Greedy.steps"),
+    (lambda: text.Sample(U, temperature=0.0), "text.Greedy"),
+    (lambda: text.Sample(U, top_k=-1), "Sample.top_k"),
+    (lambda: text.Sample(U, top_p=0.0), "Sample.top_p"),
+    (lambda: text.Sample(U, top_p=1.5), "Sample.top_p"),
+    (lambda: text.Sample(U, seed=-1), "Sample.seed"),
+    (lambda: text.Beam(U, beams=0), "Beam.beams"),
+    (lambda: text.Beam(U, alpha=-0.1), "Beam.alpha"),
+    (lambda: text.Beam(U, length_penalty="none"), "Beam.length_penalty"),
+    (lambda: decode.length_penalty("none", 1.0, 1), "length_penalty"),
+    (lambda: text.answers(np.zeros(3, int), str), "ids"),
+    (lambda: text.answers(np.zeros((3, 2)), str), "generate"),
+  ],
+)
+def test_bad_settings_are_refused(make, named):
+  with pytest.raises(ValueError, match=named):
+    make()
+
+
+def test_packed_rows_and_unknown_loops_are_refused():
+  model, params = setting()
+  batch = batch_of(model, inputs())
+  packed = {**batch, "segment_ids": batch["inputs"]}
+  with pytest.raises(ValueError, match="packing"):
+    decode.generate(model, params, packed, text.Greedy(U))
+  with pytest.raises(ValueError, match="packing"):
+    decode.generate(dataclasses.replace(model, segments=2), params, batch, text.Greedy(U))
+  odd = dataclasses.make_dataclass("Odd", [("steps", int), ("loop", str)])(U, "wild")
+  with pytest.raises(ValueError, match="wild"):
+    decode.generate(model, params, batch, odd)
+
+
+def test_ids_become_text():
+  def spell(ids):
+    return "".join(chr(96 + i) for i in ids)
+
+  ids = np.array([[5, 4, 1, 0, 0], [3, 1, 7, 7, 7], [1, 0, 0, 0, 0], [9, 0, 9, 9, 9]])
+  assert text.answers(ids, spell) == ["ed", "c", "", "iiii"]
+  beams = np.stack([ids, ids[::-1]], 1)
+  assert text.answers(beams, spell) == ["ed", "c", "", "iiii"]
+
+
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    ("text_greedy", text.Greedy),
+    ("text_sample", text.Sample),
+    ("text_beam", text.Beam),
+    ("choice", choice.Choice),
+  ],
+)
+def test_gin_files_provide_an_output(name, kind):
+  path = pathlib.Path(__file__).parents[1] / "gin" / "outputs" / f"{name}.gin"
+  gin.clear_config()
+  try:
+    gin.parse_config(path.read_text())
+    output = gin.query_parameter("%OUTPUT").scoped_configurable_fn()
+  finally:
+    gin.clear_config()
+  assert isinstance(output, kind) and isinstance(hash(output), int)

@@ -1,0 +1,103 @@
+"""Every file of gin/backbones/ has the parameters that it says, in both layer forms."""
+
+import math
+import pathlib
+import re
+
+import gin
+import jax
+import pytest
+
+from prompt_tuning.backbones.t5.backbone import T5
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "gin" / "backbones"
+SHARED = {"t5_1_0", "t5_1_1"}
+NAMES = sorted({path.stem for path in FOLDER.glob("*.gin")} - SHARED)
+# Counts as published with the checkpoints; the other headers follow from the shapes.
+PUBLISHED = {
+  "t5_1_0_small": 60_506_624,
+  "t5_1_0_base": 222_903_552,
+  "t5_1_0_large": 737_668_096,
+  "t5_1_0_3b": 2_851_598_336,
+  "t5_1_0_11b": 11_307_321_344,
+  "t5_1_1_small": 76_961_152,
+  "t5_1_1_base": 247_577_856,
+  "t5_1_1_large": 783_150_080,
+  "t5_1_1_xl": 2_849_757_184,
+  "t5_1_1_xxl": 11_135_332_352,
+  "mt5_small": 300_176_768,
+  "mt5_base": 582_401_280,
+  "mt5_large": 1_229_581_312,
+  "mt5_xl": 3_742_619_648,
+  "mt5_xxl": 12_921_057_280,
+  "byt5_small": 299_637_760,
+  "byt5_base": 581_653_248,
+}
+
+
+@gin.configurable(module="test_t5_sizes")
+def collect(backbone=None):
+  return backbone
+
+
+@pytest.fixture
+def load():
+  """Parses a file of gin/backbones/ and gives what its BACKBONE is."""
+
+  def parse(name, *bindings):
+    gin.clear_config()
+    gin.add_config_file_search_path(str(ROOT))
+    gin.parse_config_files_and_bindings(
+      [f"gin/backbones/{name}.gin"],
+      [*bindings, "test_t5_sizes.collect.backbone = %BACKBONE"],
+    )
+    return collect()
+
+  yield parse
+  gin.clear_config()
+
+
+def stated(name):
+  header = (FOLDER / f"{name}.gin").read_text()
+  return int(re.search(r"^# Parameters: (\d+)$", header, re.MULTILINE).group(1))
+
+
+def count(backbone):
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(backbone.shapes()))
+
+
+def test_every_published_backbone_has_a_file():
+  assert PUBLISHED.keys() <= set(NAMES)
+  assert {f"byt5_{size}" for size in ("large", "xl", "xxl")} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameter_count_is_the_stated_one(name, load):
+  backbone = load(name, "SCAN_LAYERS = True")
+  assert isinstance(backbone, T5) and backbone.config.scan_layers
+  assert count(backbone) == stated(name) == PUBLISHED.get(name, stated(name))
+
+
+@pytest.mark.parametrize("name", ["t5_1_0_small", "byt5_small"])
+def test_switches_reach_the_config_and_leave_the_weights(name, load):
+  plain = load(name).config
+  defaults = (plain.dropout_rate, plain.dtype, plain.scan_layers, plain.remat_policy)
+  assert defaults == (0.0, "float32", False, "none")
+  assert count(T5(plain)) == stated(name)
+  changed = load(
+    name,
+    "DROPOUT_RATE = 0.1",
+    "ACTIVATION_DTYPE = 'bfloat16'",
+    "REMAT_POLICY = 'full'",
+  ).config
+  switches = (changed.dropout_rate, changed.dtype, changed.remat_policy)
+  assert switches == (0.1, "bfloat16", "full")
+  assert changed.to_json() == plain.to_json()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_line_says_what_it_is(name):
+  lines = (FOLDER / f"{name}.gin").read_text().splitlines()
+  assert lines[0].startswith("# ") and lines[0].endswith(".")
+  assert len(lines) < 40
