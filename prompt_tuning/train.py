@@ -1,9 +1,8 @@
 """Trains a prompt, a whole model, or a model from nothing: only TRAINABLE differs.
 
-  python -m prompt_tuning.train --gin_file=configs/... --gin.MODEL_DIR="'runs/name'"
+python -m prompt_tuning.train --gin_file=configs/... --gin.MODEL_DIR="'runs/name'"
 """
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 
-from prompt_tuning.interop import load as backbone_load
 from prompt_tuning.core import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
@@ -19,6 +17,7 @@ from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import config, fit, loop, product, report
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.log import Log
+from prompt_tuning.interop import load as backbone_load
 
 # Bindings that may change when a run is resumed.
 MAY_CHANGE = (
@@ -116,7 +115,7 @@ def train(
     microbatches=microbatches,
     pack_segments=pack_segments,
     seed=seed,
-    dropout=dropout_rate > 0 or drops(prompt),
+    dropout=dropout_rate > 0 or fit.drops(prompt),
   )
   configuration = config.text()
   checkpoints = _enter(folder, configuration) if train_steps else None
@@ -124,10 +123,10 @@ def train(
   report.model_info(folder, model, loaded.params, recipe.trainable)
   first = (checkpoints.newest() or 0) if checkpoints else 0
   log = Log(folder, train_steps, first, tensorboard)
-  facts = product_facts(loaded, method, layout, task, configuration)
+  facts = fit.facts(loaded, method, layout, task, configuration)
 
-  def keep(trained: Any, step: int, scores: loop.Scores) -> None:
-    save_product(folder, model, loaded, trained, recipe.trainable, facts, step, scores)
+  def keep(params: Any, trained: Any, best: loop.Best) -> None:
+    fit.product_of(model, params, trained, facts, best).save(folder / "prompt")
 
   start = time.monotonic()
   try:
@@ -171,68 +170,6 @@ def _enter(folder: pathlib.Path, configuration: str) -> Checkpoints:
     )
   files.write_text(written, configuration)
   return Checkpoints(folder / "checkpoints")
-
-
-def drops(prompt: Any) -> bool:
-  """Whether some word of a prompt has a dropout rate above 0."""
-  if dataclasses.is_dataclass(prompt) and not isinstance(prompt, type):
-    for field in dataclasses.fields(prompt):
-      if field.name in ("parent", "name"):
-        continue
-      value = getattr(prompt, field.name)
-      if field.name.endswith("dropout_rate") and value:
-        return True
-      if drops(value):
-        return True
-  if isinstance(prompt, (list, tuple)):
-    return any(drops(item) for item in prompt)
-  return False
-
-
-def product_facts(
-  loaded: Any, method: str, layout: Layout, task: Any, configuration: str = ""
-) -> dict[str, Any]:
-  """What a card says, but for step and scores."""
-  return {
-    "method": method,
-    "layout": dataclasses.asdict(layout),
-    "backbone": {
-      "name": loaded.name,
-      "fingerprint": loaded.fingerprint,
-      "width": loaded.backbone.spec.width,
-      "architecture": loaded.backbone.config.to_json(),
-    },
-    "task": {
-      "name": task.name,
-      "labels": None if task.labels is None else list(task.labels),
-      "metrics": list(task.metrics),
-    },
-    "configuration": configuration,
-  }
-
-
-def save_product(
-  folder: pathlib.Path,
-  model: PromptedModel,
-  loaded: Any,
-  trained: Any,
-  trainable: Sequence[str],
-  facts: Mapping[str, Any],
-  step: int,
-  scores: loop.Scores,
-) -> None:
-  """Writes `prompt/`; a model that trained whole becomes `model/` as well."""
-  card = product.card(step=step, scores=scores, **facts)
-  frozen_prompt = {}
-  if model.prompt is not None:
-    # Frozen branches of a prompt (a fixed table) belong to the product too.
-    whole = fit.initial_params(
-      model, loaded.params, loaded.vocabulary, facts.get("seed", 0)
-    )
-    del whole["backbone"]
-    _, frozen_prompt = branches.split(whole, trainable)
-  made = product.Product(model.prompt, trained, card, frozen_prompt)
-  made.save(folder / "prompt")
 
 
 def earlier_best(folder: pathlib.Path, first: int) -> loop.Best | None:

@@ -106,7 +106,8 @@ def alone(prompted):
 )
 def test_labels_score_as_if_alone(prompted, options):
   model, params = setting(prompted)
-  run = jax.jit(functools.partial(decode.choice_scores, model, labels=LABELS, **options))
+  options = {"labels": LABELS, **options}
+  run = jax.jit(functools.partial(decode.choice_scores, model, **options))
   wanted = alone(prompted)
   if "normalize_by_length" in options:
     wanted = wanted / np.count_nonzero(LABELS, 1)

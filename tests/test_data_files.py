@@ -1,7 +1,6 @@
 """Files: templates, labels, filters, draws, and errors that name file and line."""
 
 import gzip
-import json
 
 import pytest
 
@@ -151,15 +150,14 @@ def test_paths_start_at_the_directory(write, tmp_path, monkeypatch):
 
 def test_files_that_cannot_be_read(write, tmp_path):
   refused("Files.train.*'/no/such.tsv', which does not exist", "/no/such.tsv")
-  refused("cannot be read", str(tmp_path.joinpath("d.tsv").mkdir() or tmp_path / "d.tsv"))
+  (tmp_path / "d.tsv").mkdir()
+  refused("cannot be read", str(tmp_path / "d.tsv"))
   refused("must end in one of .tsv", write("a,b\n", "a.csv"))
-  path = write(TSV)
   gz = tmp_path / "plain.tsv.gz"
-  gz.write_bytes((tmp_path / "train.tsv").read_bytes())
+  gz.write_bytes(TSV.encode())
   refused("plain.tsv.gz', which is no whole gzip file", str(gz))
   gz.write_bytes(gzip.compress(TSV.encode())[:-9])
   refused("no whole gzip file", str(gz))
-  assert path
 
 
 @pytest.mark.parametrize("content", ["", "text\tlabel\n", "\n"])
@@ -175,17 +173,18 @@ def test_tsv_that_does_not_fit(write):
   refused("line 1 must name the columns", write("text\t\na\tb\n"))
   refused(
     "line 3 is not UTF-8: byte 0xe9 at its position 2",
-    write("text\tlabel\na\tb\n".encode() + "dé\tc\n".encode("latin-1")),
+    write(b"text\tlabel\na\tb\n" + "dé\tc\n".encode("latin-1")),
   )
 
 
 def test_columns_that_are_not_there(write):
-  refused(r"Files.inputs.*column 'body'.*\['text', 'label'\]", write(TSV), inputs="{body}")
-  refused("Files.targets.*column 'answer'", write(TSV), targets="{answer}")
-  refused(
-    "Files.label_column.*'grade'", write(TSV), label_column="grade", label_map={"0": "x"}
-  )
-  rows = "\n".join(json.dumps(row) for row in ({"text": "a", "label": "b"}, {"text": "c"}))
+  path = write(TSV)
+  columns = r"\['text', 'label'\]"
+  refused(f"Files.inputs.*column 'body'.*{columns}", path, inputs="{body}")
+  refused("Files.targets.*column 'answer'", path, targets="{answer}")
+  fields = {"label_column": "grade", "label_map": {"0": "x"}}
+  refused("Files.label_column.*'grade'", path, **fields)
+  rows = '{"text": "a", "label": "b"}\n{"text": "c"}\n'
   refused("line 2: `Files.targets` asks for the column 'label'", write(rows, "a.jsonl"))
 
 
@@ -201,7 +200,8 @@ def test_jsonl_that_does_not_fit(write):
 
 def test_labels_that_do_not_fit(write):
   path = write(TSV)
-  refused(r"line 3: the label '1' is not in `Files.label_map`", path, label_map={0: "x"})
+  match = "line 3: the label '1' is not in `Files.label_map`"
+  refused(match, path, label_map={0: "x"})
   refused(r"line 3: the target '1' is not among", path, labels=("0", "2"))
   refused("line 2: the target is empty", write("text\tlabel\nx\t \n"))
 

@@ -90,7 +90,7 @@ def test_sixteen_shots(name, data_dir):
   targets = [example["targets"] for example in task.examples("train")]
   assert {label: targets.count(label) for label in labels} == dict.fromkeys(labels, 16)
   assert len(task.examples("test")) == 20 * len(labels)
-  with pytest.raises(ValueError, match="SHOT_SEED"):
+  with pytest.raises(TypeError, match="in scope 'SHOT_SEED'"):
     made(name, f"DATA_DIR = '{data_dir}'")
 
 
@@ -129,7 +129,7 @@ def test_any_files(tmp_path):
   assert task.examples("train") == [
     {"inputs": "question: is it passage: It is.", "targets": "yes"}
   ]
-  with pytest.raises(ValueError, match="TRAIN_FILE|INPUTS"):
+  with pytest.raises(TypeError, match="in scope 'TRAIN_FILE'"):
     made("files", "VALIDATION_FILE = 'a.tsv'")
 
 

@@ -12,7 +12,11 @@ FORMATS = {
     "cola sentence: Bo ran.",
     "acceptable",
   ),
-  "glue_sst2": ({"sentence": "so dull", "label": 0}, "sst2 sentence: so dull", "negative"),
+  "glue_sst2": (
+    {"sentence": "so dull", "label": 0},
+    "sst2 sentence: so dull",
+    "negative",
+  ),
   "glue_mrpc": (
     {"sentence1": "A.", "sentence2": "B.", "label": 1},
     "mrpc sentence1: A. sentence2: B.",
@@ -74,7 +78,13 @@ FORMATS = {
     "contradiction",
   ),
   "super_glue_copa": (
-    {"premise": "P.", "choice1": "A.", "choice2": "B.", "question": "cause", "label": 1},
+    {
+      "premise": "P.",
+      "choice1": "A.",
+      "choice2": "B.",
+      "question": "cause",
+      "label": 1,
+    },
     "copa choice1: A. choice2: B. premise: P. question: cause",
     "choice2",
   ),
@@ -106,7 +116,13 @@ FORMATS = {
     "entailment",
   ),
   "super_glue_wic": (
-    {"word": "run", "sentence1": "A run.", "sentence2": "I run.", "label": 0, "start1": 2},
+    {
+      "word": "run",
+      "sentence1": "A run.",
+      "sentence2": "I run.",
+      "start1": 2,
+      "label": 0,
+    },
     "wic sentence1: A run. sentence2: I run. word: run",
     "False",
   ),

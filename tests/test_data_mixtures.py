@@ -93,15 +93,25 @@ def test_a_mixture_numbers_its_tasks_in_order(vocabulary):
   expected = [("a 0", 0), ("a 1", 0), ("a 2", 0), ("b 0", 1), ("b 1", 1)]
   assert read(mixed.dataset(vocabulary, "train")) == expected
   assert [(e["inputs"], e["task"]) for e in mixed.examples("train")] == expected
+  tokens = mixed.tokens(vocabulary, "train", first=4)
+  assert [int(row["task"]) for row in tokens] == [0, 0, 0, 1]
+  assert {"inputs", "targets", "mark"} < set(tokens[0])
+
+
+def test_only_plain_proportions_can_be_read_once():
+  tasks = [task("a", 3), task("b", 2)]
+  assert not mixtures.Mixture(tasks).streams
+  assert mixtures.Mixture(tasks, "equal").streams
+  assert mixtures.Mixture(tasks, cap=2).streams
 
 
 def test_finite_epochs_hold_every_example_as_often(vocabulary):
   mixed = mixtures.Mixture([task("a", 5), task("b", 2)])
-  rows = read(mixed.dataset(vocabulary, "train", shuffle=True, seed=1, epochs=2))
-  assert sorted(rows) == sorted(read(mixed.dataset(vocabulary, "train")) * 2)
-  again = read(mixed.dataset(vocabulary, "train", shuffle=True, seed=1, epochs=2))
-  other = read(mixed.dataset(vocabulary, "train", shuffle=True, seed=2, epochs=2))
-  assert rows == again != other
+  once = [(example["inputs"], example["task"]) for example in mixed.examples("train")]
+  data = mixed.dataset(vocabulary, "train", shuffle=True, seed=1, epochs=2)
+  rows = read(data)
+  assert sorted(rows) == sorted(once * 2) and rows != sorted(rows)
+  assert read(data) == rows
 
 
 @pytest.mark.parametrize(
@@ -113,12 +123,22 @@ def test_finite_epochs_hold_every_example_as_often(vocabulary):
     ((1, 9), None, (0.1, 0.9)),
   ],
 )
-def test_rates_say_how_often_a_task_is_drawn(vocabulary, rates, cap, shares):
+def test_rates(rates, cap, shares):
   mixed = mixtures.Mixture([task("a", 12), task("b", 4)], rates, cap)
   assert mixed.weights() == pytest.approx(shares)
-  rows = read(mixed.dataset(vocabulary, "train", True, seed=0, epochs=None), 400)
-  share = sum(number == 0 for _, number in rows) / 400
-  assert abs(share - shares[0]) < 4 * (shares[0] * shares[1] / 400) ** 0.5
+
+
+def test_rates_say_how_often_a_task_is_drawn(vocabulary):
+  mixed = mixtures.Mixture([task("a", 2), task("b", 4)], (1, 9))
+
+  def drawn(seed):
+    data = mixed.dataset(vocabulary, "train", shuffle=True, seed=seed, epochs=None)
+    return read(data, 300)
+
+  rows = drawn(0)
+  share = sum(number for _, number in rows) / 300
+  assert abs(share - 0.9) < 4 * (0.1 * 0.9 / 300) ** 0.5
+  assert rows == drawn(0) != drawn(1)
 
 
 def test_a_split_that_one_task_lacks(vocabulary):
@@ -209,7 +229,9 @@ def test_a_registered_task_gives_the_contract(vocabulary, module, name):
     *("inputs", "targets", "inputs_pretokenized", "targets_pretokenized")
   }
   assert first["inputs"].tolist() == [*vocabulary.encode("a b"), vocabulary.eos_id]
-  assert len(rest) == 2
+  assert len(rest) == 2 and own.streams
+  (alone,) = own.tokens(vocabulary, "train", first=1)
+  assert alone["inputs"].tolist() == first["inputs"].tolist()
   assert own.examples("train")[1] == {"inputs": "c d", "targets": "Bad"}
 
 
@@ -230,7 +252,8 @@ def test_registered_tasks_are_scored_by_their_own_functions(vocabulary, module):
   assert own.score(["good", "good", "x"], "train") == {"own": pytest.approx(100 / 3)}
   assert own.score(["GOOD"], "train", first=1) == {"own": 100.0}
   named = registered.Registered("registered_pairs", module, metrics=("accuracy",))
-  assert named.score(["Good", "Bad", "x"], "train")["accuracy"] == pytest.approx(200 / 3)
+  scores = named.score(["Good", "Bad", "x"], "train")
+  assert scores == {"accuracy": pytest.approx(200 / 3)}
   mixture = registered.Registered("registered_mixture", module)
   with pytest.raises(ValueError, match="mixture.*Registered.metrics.*registered_pairs"):
     mixture.score(["x"] * 3, "train")

@@ -70,31 +70,64 @@ def test_mark_says_where_the_prompt_stands_and_leaves_the_text(
   assert example["mark"] == len(vocabulary.encode(before))
 
 
+TEXTS = [
+  ("a  film\t<prompt>\u2003that \u00e9<prompt", "x"),
+  ("<prompt>", "x y"),
+  ("  two  spaces  ", " x "),
+  ("", "x"),
+  ("<extra_id_0> \U0001f600 \u4e2d", "<extra_id_1>"),
+]
+
+
+def assert_same_rows(left, right):
+  assert len(left) == len(right)
+  for a, b in zip(left, right, strict=True):
+    assert set(a) == set(b)
+    for key in a:
+      assert np.asarray(a[key]).dtype == np.asarray(b[key]).dtype
+      np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "bytes"])
+def test_tokens_are_what_the_dataset_yields(vocabulary, kind):
+  import seqio
+
+  vocabulary = vocabulary if kind == "sentencepiece" else seqio.ByteVocabulary(125)
+  own = made(train=TEXTS)
+  yielded = list(own.dataset(vocabulary, "train").as_numpy_iterator())
+  assert_same_rows(own.tokens(vocabulary, "train"), yielded)
+  assert_same_rows(own.tokens(vocabulary, "train", first=2), yielded[:2])
+
+
 def test_unshuffled_keeps_the_order_over_epochs(vocabulary):
   inputs = [pair[0] for pair in PAIRS]
   assert texts(made().dataset(vocabulary, "train", epochs=2)) == inputs * 2
 
 
-def test_shuffling_is_seeded_and_goes_by_whole_epochs(vocabulary):
-  def read(seed, epochs, count=None):
-    data = made().dataset(vocabulary, "train", shuffle=True, seed=seed, epochs=epochs)
-    first = texts(data, count)
-    assert texts(data, count) == first, "reading again must give the same order"
+def test_shuffling_is_seeded_and_goes_by_whole_epochs():
+  tf = pytest.importorskip("tensorflow")
+
+  def read(seed, epochs):
+    data = task.in_epochs(tf.data.Dataset.range(7), 7, True, seed, epochs)
+    first = list(data.take(21).as_numpy_iterator())
+    again = list(data.take(21).as_numpy_iterator())
+    assert again == first, "reading again must give the same order"
     return first
 
-  inputs = [pair[0] for pair in PAIRS]
   three = read(seed=1, epochs=3)
   epochs = [three[:7], three[7:14], three[14:]]
-  assert all(sorted(epoch) == sorted(inputs) for epoch in epochs)
-  assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != inputs
-  assert read(seed=1, epochs=None, count=21) == three
+  assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+  assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(range(7))
+  assert read(seed=1, epochs=None) == three
   assert read(seed=1, epochs=1) == epochs[0]
   assert read(seed=2, epochs=3) != three
 
 
-def test_cardinality_is_known(vocabulary):
-  data = made().dataset(vocabulary, "train", shuffle=True, epochs=3)
-  assert int(data.cardinality()) == 21
+def test_a_shuffled_dataset_is_whole(vocabulary):
+  data = made().dataset(vocabulary, "train", shuffle=True, seed=1, epochs=2)
+  assert int(data.cardinality()) == 14
+  inputs, found = [pair[0] for pair in PAIRS], texts(data)
+  assert sorted(found[:7]) == sorted(found[7:]) == inputs and found[:7] != inputs
 
 
 def test_build_gives_a_seqio_task_outside_the_registry(vocabulary):
@@ -107,7 +140,8 @@ def test_build_gives_a_seqio_task_outside_the_registry(vocabulary):
   assert len(built.metric_fns) == 1, "multirc needs more than texts"
   assert built.metric_fns[0](["a"], ["a"]) == {"accuracy": 100.0}
   lengths = {"inputs": 4, "targets": 4}
-  (first, *rest) = built.get_dataset(lengths, "train", shuffle=False).as_numpy_iterator()
+  cut = built.get_dataset(lengths, "train", shuffle=False)
+  (first, *rest) = cut.as_numpy_iterator()
   assert len(first["inputs"]) == 4 and len(rest) == 6
 
 

@@ -1,4 +1,4 @@
-"""Decoding agrees with plain, cache-free searches, and asks for no more than it needs."""
+"""Decoding agrees with plain, cache-free searches, and does no more than it needs."""
 
 import dataclasses
 import functools
@@ -215,7 +215,7 @@ def run(loop, step, cache, first, *args, **options):
 @pytest.mark.parametrize("form", text.LENGTH_PENALTIES)
 @pytest.mark.parametrize(("beams", "alpha"), [(2, 2.0), (4, 0.6)])
 def test_beams_in_a_small_world(form, beams, alpha):
-  rows = 24
+  rows = 150
   after, step, cache, first = small_world(beams, rows)
   ids, log_probs = run(
     decode.beam_search, step, cache, first, SMALL_U, beams, alpha, length_penalty=form
@@ -245,6 +245,19 @@ def test_enough_beams_find_the_best_of_all_sequences():
     assert np.asarray(ids[row, 0]).tolist() == padded(prefix, SMALL_U)
     penalty = decode.length_penalty("brevity", alpha, len(prefix))
     np.testing.assert_allclose(log_probs[row, 0] / penalty, best, rtol=1e-5)
+
+
+def test_fewer_sequences_than_beams():
+  after, step, cache, first = small_world(4, 2)
+  ids, log_probs = run(decode.beam_search, step, cache, first, 1, 8)
+  for row in range(2):
+    best = np.argsort(-after(row, ()))
+    # What ended goes before what was cut.
+    wanted = [1, *(token for token in best if token != 1), 0, 0, 0]
+    assert ids[row, :, 0].tolist() == wanted
+    there = after(row, ())[wanted[:5]]
+    np.testing.assert_allclose(log_probs[row, :5], there, atol=1e-5)
+    assert np.isneginf(log_probs[row, 5:]).all()
 
 
 def test_caches_are_gathered_along_the_axis_they_are_batched_on():
@@ -450,7 +463,8 @@ def test_packed_rows_and_unknown_loops_are_refused():
   with pytest.raises(ValueError, match="packing"):
     decode.generate(model, params, packed, text.Greedy(U))
   with pytest.raises(ValueError, match="packing"):
-    decode.generate(dataclasses.replace(model, segments=2), params, batch, text.Greedy(U))
+    packed = dataclasses.replace(model, segments=2)
+    decode.generate(packed, params, batch, text.Greedy(U))
   odd = dataclasses.make_dataclass("Odd", [("steps", int), ("loop", str)])(U, "wild")
   with pytest.raises(ValueError, match="wild"):
     decode.generate(model, params, batch, odd)

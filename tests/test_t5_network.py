@@ -96,6 +96,17 @@ def test_scan_and_remat_change_neither_logits_nor_gradient(scan, remat):
     np.testing.assert_allclose(got, want, atol=1e-5 * (1 + np.abs(want).max()))
 
 
+@pytest.mark.parametrize(
+  "scan,remat,blocks", [(True, "none", 0), (True, "full", 2), (False, "dots", 4)]
+)
+def test_remat_policy_reaches_the_layers_of_both_stacks(scan, remat, blocks):
+  backbone, params = model(scan_layers=scan, remat_policy=remat)
+  program = jax.make_jaxpr(functools.partial(logits.__wrapped__, backbone))
+  text = str(program(params, batch()))
+  assert text.count("policy=") == blocks
+  assert ("nothing_saveable" in text) == (remat == "full")
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def cached_logits(backbone, params, batch):
   """Logits of the last U - 1 positions, by steps; the first takes two tokens."""

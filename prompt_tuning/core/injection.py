@@ -38,7 +38,9 @@ def fill(
   """
   chosen_BTH = _choose(prompt_RPH, prompt_index_BT, segments_BT)
   reserved_BT1 = (prompt_index_BT >= 0)[..., None]
-  return jnp.where(reserved_BT1, chosen_BTH.astype(embeddings_BTH.dtype), embeddings_BTH)
+  return jnp.where(
+    reserved_BT1, chosen_BTH.astype(embeddings_BTH.dtype), embeddings_BTH
+  )
 
 
 def visible(
@@ -47,7 +49,9 @@ def visible(
   segments_BT: Int[Array, "B T"] | None = None,
 ) -> Bool[Array, "B T"]:
   """True at real tokens and at the prompt positions that the mask keeps."""
-  kept_BT1 = _choose(mask_RP[..., None].astype(jnp.float32), prompt_index_BT, segments_BT)
+  kept_BT1 = _choose(
+    mask_RP[..., None].astype(jnp.float32), prompt_index_BT, segments_BT
+  )
   return (prompt_index_BT < 0) | (kept_BT1[..., 0] > 0.5)
 
 

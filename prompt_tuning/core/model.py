@@ -65,6 +65,8 @@ class PromptedModel:
     batch = {"inputs": jnp.ones((self.segments, length), jnp.int32)}
     if self.segments > 1:
       batch["segment_ids"] = jnp.ones_like(batch["inputs"])
+    if self.prompt.external_width:
+      batch["external"] = jnp.zeros((self.segments, self.prompt.external_width))
     context = self.context(backbone_params, batch)
     return self.prompt.init(key, context, spec).get("params", {})
 
@@ -107,10 +109,8 @@ class PromptedModel:
       return 0
     return self.lengths.get("encoder", 0)
 
-  def inject(
-    self, params: Params, batch: Batch, key: Any = None
-  ) -> Injection | None:
-    """Asks the prompt; None for a bare model. `key` switches the prompt's dropout on."""
+  def inject(self, params: Params, batch: Batch, key: Any = None) -> Injection | None:
+    """Asks the prompt (None without one); `key` switches its dropout on."""
     if self.prompt is None:
       return None
     context = self.context(params["backbone"], batch)

@@ -3,12 +3,14 @@
 A method is such a sentence, bound in one file of `gin/methods/`. The contracts:
 
 * condition: `needs` (fields of Context beyond ids and embeddings) and
-  `__call__(context, train) -> Code`.
+  `__call__(context, spec, train) -> Code`.
 * parameterise: `reads_code` and `__call__(code or None, shape, spec, train) -> Drawn`
   with shape (G, P, H).
 * transform: `__call__(drawn, spec, train) -> Drawn`.
-* site: `tables(spec)` gives (G, H); `__call__(Drawn) -> Injection`; `folds_to` names
-  what a fold of it is.
+* site: `side` ("encoder" or "decoder") whose positions it uses; `tables(spec)` gives
+  (G, H); `__call__(Drawn) -> Injection`.
+
+Words draw their parameters through `weight`.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,6 +41,34 @@ class Drawn:
 
   prompt: Float[Array, "R G P H"]
   mask: Bool[Array, "R P"] | None = None
+
+
+def weight(
+  module: nn.Module,
+  name: str,
+  initializer: Initializer | None,
+  shape: Sequence[int],
+  spec: Spec,
+) -> Array:
+  """A float32 parameter of a word, drawn while initialising and read afterwards.
+
+  A loaded prompt has no initialiser, and one that starts from words cannot run without
+  a tokeniser; so, unlike Flax's own, this never calls it to check a shape.
+
+  Raises:
+    ValueError: if a stored parameter has another shape.
+  """
+  shape = tuple(shape)
+  if module.is_initializing():
+    return module.param(name, initializer, shape, spec)
+  value = module.get_variable("params", name)
+  if value is None or value.shape != shape:
+    raise ValueError(
+      f"`{type(module).__name__}.{name}` must have shape {shape}, got "
+      f"{None if value is None else value.shape}. The parameters belong to another "
+      "method, length or backbone."
+    )
+  return value
 
 
 class Prompt(nn.Module):
@@ -83,12 +113,17 @@ class Prompt(nn.Module):
     return self.condition is not None
 
   @property
+  def external_width(self) -> int:
+    """Width of the external vectors that the condition reads; 0 for none."""
+    return self.condition.width if "external" in self.needs else 0
+
+  @property
   def lengths(self) -> dict[str, int]:
     """Virtual positions to reserve, by the side ("encoder", "decoder")."""
     return {self.site.side: self.length}
 
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
-    code = None if self.condition is None else self.condition(context, train)
+    code = None if self.condition is None else self.condition(context, spec, train)
     G, H = self.site.tables(spec)
     drawn = self.parameterise(code, (G, self.length, H), spec, train)
     for transform in self.transforms:
@@ -113,6 +148,10 @@ class Together(nn.Module):
   @property
   def reads_input(self) -> bool:
     return any(prompt.reads_input for prompt in self.prompts)
+
+  @property
+  def external_width(self) -> int:
+    return max(prompt.external_width for prompt in self.prompts)
 
   @property
   def lengths(self) -> dict[str, int]:

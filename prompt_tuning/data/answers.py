@@ -23,7 +23,7 @@ def overlap(answer: list[str], prediction: list[str]) -> float:
 
 
 def same_noun(candidate: str, prediction: str) -> str | None:
-  """"True" or "False"; None for a prediction that names nothing."""
+  """Says "True" or "False"; None for a prediction that names nothing."""
   left, right = _bare(candidate), _bare(prediction)
   if not right:
     return None

@@ -52,9 +52,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def shuffled(
-  examples: Sequence[Any], seed: int, first: int = 0
-) -> Iterator[Any]:
+def shuffled(examples: Sequence[Any], seed: int, first: int = 0) -> Iterator[Any]:
   """Examples for ever, each epoch in an order of its own, from the `first`-th on."""
   count = len(examples)
   for epoch in itertools.count(first // count):

@@ -41,9 +41,7 @@ class Layout:
 
   def __post_init__(self) -> None:
     if self.place not in PLACES:
-      raise ValueError(
-        f"`PROMPT_PLACE` must be one of {PLACES}, got {self.place!r}."
-      )
+      raise ValueError(f"`PROMPT_PLACE` must be one of {PLACES}, got {self.place!r}.")
     for name in ("inputs", "targets"):
       if getattr(self, name) < 1:
         raise ValueError(
@@ -92,8 +90,8 @@ class Layout:
       mark = int(example.get("mark", -1))
       if mark < 0:
         raise ValueError(
-          f"`PROMPT_PLACE` is 'mark', but the input has no {MARK}: write it once in the "
-          "template of the task's inputs."
+          f"`PROMPT_PLACE` is 'mark', but the input has no {MARK}: write it once "
+          "in the template of the task's inputs."
         )
       return min(mark, max(len(inputs) - 1, 0))
     return 0

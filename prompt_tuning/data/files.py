@@ -1,9 +1,9 @@
 """Tasks from TSV or JSONL files, described wholly in gin.
 
-  files.Files:
-    train = "train.tsv"
-    inputs = "question: {question} passage: {passage}"
-    label_map = {"0": "no", "1": "yes"}
+files.Files:
+  train = "train.tsv"
+  inputs = "question: {question} passage: {passage}"
+  label_map = {"0": "no", "1": "yes"}
 """
 
 import dataclasses

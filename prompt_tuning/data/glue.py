@@ -30,7 +30,7 @@ Raw = Mapping[str, Any]
 
 
 def pairs(raw: Raw, word: str, columns: Sequence[str]) -> str:
-  """"word column: text column: text ..."."""
+  """Joins "word column: text column: text ..."."""
   return " ".join([word, *(f"{column}: {raw[column]}" for column in columns)])
 
 

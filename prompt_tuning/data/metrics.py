@@ -119,9 +119,7 @@ def f1_binary(
   return {"f1_binary": _percent(2 * hits, 2 * hits + wrong)}
 
 
-def f1_macro(
-  targets: Texts, predictions: Texts, labels: Texts | None = None
-) -> Scores:
+def f1_macro(targets: Texts, predictions: Texts, labels: Texts | None = None) -> Scores:
   """Mean over the classes of each one's F1 (0 for a class never seen nor predicted)."""
   from sklearn.metrics import f1_score
 
@@ -135,9 +133,7 @@ def f1_macro(
   return {"f1_macro": 100.0 * float(value)}
 
 
-def matthews(
-  targets: Texts, predictions: Texts, labels: Texts | None = None
-) -> Scores:
+def matthews(targets: Texts, predictions: Texts, labels: Texts | None = None) -> Scores:
   """Matthews correlation; all predictions outside the labels are one more class."""
   from sklearn.metrics import matthews_corrcoef
 
@@ -172,7 +168,7 @@ def squad(
 ) -> Scores:
   """SQuAD's exact match and F1 of words (Rajpurkar et al., 2016).
 
-  The answers accepted are the example's `references`, or else its target.
+  An example's `references` are accepted, or else its target.
   """
   matches, overlaps = [], []
   for i, prediction in enumerate(predictions):
@@ -266,6 +262,7 @@ METRICS: dict[str, Callable[..., Scores]] = {
     wsc,
   )
 }
+
 
 def _details(examples: Sequence[dict[str, Any]] | None, key: str, name: str) -> list:
   if examples is None or any(key not in example for example in examples):

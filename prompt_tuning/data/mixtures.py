@@ -4,18 +4,21 @@ Proportional rates are those of Raffel et al., 2020, "Exploring the Limits of Tr
 Learning with a Unified Text-to-Text Transformer": min(examples, cap) of each task.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
 
 from prompt_tuning.data import metrics as metric_room
-from prompt_tuning.data.task import Example, TextTask, check_epochs
-
-if TYPE_CHECKING:
-  import seqio
-  import tensorflow as tf
+from prompt_tuning.data.task import (
+  Dataset,
+  Example,
+  SeqioTask,
+  TextTask,
+  Vocabulary,
+  check_epochs,
+)
 
 RATES = ("equal", "proportional")
 
@@ -73,6 +76,11 @@ class Mixture(TextTask):
     """Splits that at least one task has."""
     return tuple(dict.fromkeys(split for task in self.tasks for split in task.splits))
 
+  @property
+  def streams(self) -> bool:
+    """False only where every example is drawn as often as any other."""
+    return self.rates != "proportional" or self.cap is not None
+
   def weights(self, split: str = "train") -> tuple[float, ...]:
     """The share of each task that has the split, in order; they add up to 1."""
     tasks = self._having(split)
@@ -85,7 +93,7 @@ class Mixture(TextTask):
       rates = [self.rates[number] for number, _ in tasks]
     return tuple(float(rate) / sum(rates) for rate in rates)
 
-  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Mixture:
+  def build(self, vocabulary: Vocabulary) -> SeqioTask:
     """A `seqio.Mixture` of the tasks at their training rates, not registered.
 
     It follows SeqIO's own rules for order and epochs, and has no `task` feature.
@@ -100,12 +108,12 @@ class Mixture(TextTask):
 
   def dataset(
     self,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Vocabulary,
     split: str,
     shuffle: bool = False,
     seed: int = 0,
     epochs: int | None = 1,
-  ) -> tf.data.Dataset:
+  ) -> Dataset:
     """Single tokenised examples with `task`; see `TextTask.dataset`.
 
     Without end (epochs = None) the rates say how often each task is drawn. A finite
@@ -127,6 +135,17 @@ class Mixture(TextTask):
     return tf.data.Dataset.sample_from_datasets(
       parts, list(self.weights(split)), seed=seed, stop_on_empty_dataset=False
     )
+
+  def tokens(
+    self, vocabulary: Vocabulary, split: str, first: int | None = None
+  ) -> list[dict[str, Any]]:
+    """As `TextTask.tokens`, with `task`."""
+    rows = [
+      {"mark": np.int32(-1), **row, "task": np.int32(number)}
+      for number, task in self._having(split)
+      for row in task.tokens(vocabulary, split, first)
+    ]
+    return rows[:first]
 
   def score(
     self, predictions: Sequence[str], split: str, first: int | None = None
@@ -153,11 +172,11 @@ class Mixture(TextTask):
     ]
 
 
-def _numbered(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+def _numbered(dataset: Dataset, number: int) -> Dataset:
   """Adds `task`, and `mark` where a source of another kind has none."""
   import tensorflow as tf
 
-  def add(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  def add(example: dict[str, Any]) -> dict[str, Any]:
     constants = {"task": tf.constant(number), "mark": tf.constant(-1)}
     return {**constants, **example, "task": constants["task"]}
 

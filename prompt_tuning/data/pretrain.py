@@ -196,9 +196,7 @@ class SpanCorruption(_TextFiles):
       )
       return {"inputs": inputs, "targets": targets}
 
-    return self._task(
-      self._source(), [*self._pieces(vocabulary), corrupt], vocabulary
-    )
+    return self._task(self._source(), [*self._pieces(vocabulary), corrupt], vocabulary)
 
 
 def corrupt_spans(

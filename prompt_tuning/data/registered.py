@@ -1,20 +1,22 @@
 """Tasks and mixtures of SeqIO's registry, named as T5X names them."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools
 import importlib
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prompt_tuning.data import metrics as metric_room
-from prompt_tuning.data.task import Example, TextTask, check_epochs
-
-if TYPE_CHECKING:
-  import seqio
-  import tensorflow as tf
+from prompt_tuning.data.task import (
+  Dataset,
+  Example,
+  SeqioTask,
+  TextTask,
+  Vocabulary,
+  check_epochs,
+)
 
 _TEXTS = ("inputs_pretokenized", "targets_pretokenized")
 
@@ -47,7 +49,7 @@ class Registered(TextTask):
     super().__post_init__()
 
   @functools.cached_property
-  def provider(self) -> seqio.Task | seqio.Mixture:
+  def provider(self) -> SeqioTask:
     """What is registered under the name.
 
     Raises:
@@ -72,7 +74,12 @@ class Registered(TextTask):
     """The provider's splits, sorted."""
     return tuple(sorted(self.provider.splits))
 
-  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Task | seqio.Mixture:
+  @property
+  def streams(self) -> bool:
+    """True: order, rates and random preprocessing are SeqIO's."""
+    return True
+
+  def build(self, vocabulary: Vocabulary) -> SeqioTask:
     """What is registered, once its features are seen to fit the vocabulary.
 
     Raises:
@@ -96,12 +103,12 @@ class Registered(TextTask):
 
   def dataset(
     self,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Vocabulary,
     split: str,
     shuffle: bool = False,
     seed: int = 0,
     epochs: int | None = 1,
-  ) -> tf.data.Dataset:
+  ) -> Dataset:
     """Single tokenised examples as the task makes them; see `TextTask.dataset`.
 
     End marks, caching and shuffling (through SeqIO's buffer) are the task's own; there
@@ -112,6 +119,13 @@ class Registered(TextTask):
     self.build(vocabulary)
     dataset = self._raw(split, shuffle, seed, epochs)
     return dataset.map(functools.partial(_same_features, vocabulary=vocabulary))
+
+  def tokens(
+    self, vocabulary: Vocabulary, split: str, first: int | None = None
+  ) -> list[dict[str, Any]]:
+    """As `TextTask.tokens`, read through SeqIO."""
+    rows = self.dataset(vocabulary, split).as_numpy_iterator()
+    return list(itertools.islice(rows, first))
 
   def score(
     self, predictions: Sequence[str], split: str, first: int | None = None
@@ -140,9 +154,7 @@ class Registered(TextTask):
       scores.update(metric_fn(targets, answers))
     return {name: float(value) for name, value in scores.items()}
 
-  def _raw(
-    self, split: str, shuffle: bool, seed: int, epochs: int | None
-  ) -> tf.data.Dataset:
+  def _raw(self, split: str, shuffle: bool, seed: int, epochs: int | None) -> Dataset:
     mixture = hasattr(self.provider, "tasks")
     extra: dict[str, Any] = {"copy_pretokenized": True} if mixture else {}
     return self.provider.get_dataset(
@@ -175,9 +187,7 @@ def _import(module: str) -> None:
     ) from error
 
 
-def _same_features(
-  example: dict[str, tf.Tensor], vocabulary: seqio.Vocabulary
-) -> dict[str, tf.Tensor]:
+def _same_features(example: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
   """The four features of the contract; texts are decoded where the task kept none."""
   import tensorflow as tf
 

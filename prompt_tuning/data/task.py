@@ -7,23 +7,25 @@ plain dicts of text, `build` makes a `seqio.Task` of them, `dataset` tokenises t
 TensorFlow and SeqIO are imported when a dataset is asked for, not before.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
+import string
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from prompt_tuning.data import metrics as metric_room
-
-if TYPE_CHECKING:
-  import seqio
-  import tensorflow as tf
 
 # "inputs" and "targets" are texts. What some metrics ask for beyond: "references", the
 # accepted answers; "group", which examples are scored together; "label", a class that
 # the target does not spell.
 Example = dict[str, Any]
+
+# These stand for types of modules that are imported late.
+Vocabulary = Any  # seqio.Vocabulary
+SeqioTask = Any  # seqio.Task, or seqio.Mixture of several
+Dataset = Any  # tf.data.Dataset
 
 # Written once in an input where the prompt shall stand. It is no part of the text that
 # the model reads: `dataset` takes it out and says in `mark` where it stood.
@@ -69,6 +71,11 @@ class TextTask:
     """Names of the splits there are."""
     raise NotImplementedError
 
+  @property
+  def streams(self) -> bool:
+    """Whether training must draw from `dataset`, as `tokens` do not say enough."""
+    return False
+
   def _read(self, split: str) -> list[Example]:
     """The split's examples, in their own order."""
     raise NotImplementedError
@@ -97,7 +104,7 @@ class TextTask:
         f"The task {self.name!r} has no split {split!r}. It has {list(self.splits)}."
       )
 
-  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Task:
+  def build(self, vocabulary: Vocabulary) -> SeqioTask:
     """A SeqIO task with `inputs` and `targets`, not registered.
 
     Its metric functions are those of `metrics` that need texts alone.
@@ -119,12 +126,12 @@ class TextTask:
 
   def dataset(
     self,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Vocabulary,
     split: str,
     shuffle: bool = False,
     seed: int = 0,
     epochs: int | None = 1,
-  ) -> tf.data.Dataset:
+  ) -> Dataset:
     """Single tokenised examples.
 
     Args:
@@ -149,6 +156,28 @@ class TextTask:
     texts = in_epochs(texts, count, shuffle, seed, epochs)
     return task.preprocess_postcache(texts, sequence_length=None, seed=seed)
 
+  def tokens(
+    self, vocabulary: Vocabulary, split: str, first: int | None = None
+  ) -> list[dict[str, Any]]:
+    """What `dataset` yields unshuffled, as a list made without TensorFlow.
+
+    The fast way to hold a split in memory; `first` examples only, where given.
+    """
+    rows = []
+    for example in self.examples(split)[:first]:
+      before, text = split_mark(example["inputs"])
+      mark = -1 if before is None else len(vocabulary.encode(before))
+      rows.append(
+        {
+          "inputs": _ids(vocabulary, text),
+          "inputs_pretokenized": text.encode(),
+          "targets": _ids(vocabulary, example["targets"]),
+          "targets_pretokenized": example["targets"].encode(),
+          "mark": np.int32(mark),
+        }
+      )
+    return rows
+
   def score(
     self, predictions: Sequence[str], split: str, first: int | None = None
   ) -> dict[str, float]:
@@ -171,7 +200,7 @@ class TextTask:
 
   def _source(
     self, split: str, shuffle_files: bool = False, seed: int | None = None
-  ) -> tf.data.Dataset:
+  ) -> Dataset:
     import tensorflow as tf
 
     examples = self.examples(split)
@@ -210,8 +239,8 @@ def check_epochs(epochs: int | None) -> None:
 
 
 def in_epochs(
-  dataset: tf.data.Dataset, count: int, shuffle: bool, seed: int, epochs: int | None
-) -> tf.data.Dataset:
+  dataset: Dataset, count: int, shuffle: bool, seed: int, epochs: int | None
+) -> Dataset:
   """Repeats a dataset of `count` elements, each epoch whole before the next begins.
 
   The order of an epoch depends on its number and the seed alone.
@@ -223,7 +252,7 @@ def in_epochs(
   data = tf.data.Dataset
   numbers = data.counter() if epochs is None else data.range(epochs)
 
-  def epoch(number: tf.Tensor) -> tf.data.Dataset:
+  def epoch(number: Any) -> Dataset:
     return dataset.shuffle(
       count, seed=seed * _STRIDE + number, reshuffle_each_iteration=False
     )
@@ -232,25 +261,39 @@ def in_epochs(
   return numbers.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(total))
 
 
-def take_mark(
-  dataset: tf.data.Dataset, output_features: dict[str, seqio.Feature]
-) -> tf.data.Dataset:
-  """Takes `MARK` out of `inputs` and adds `mark`, the ids that stood before it.
+def split_mark(text: str) -> tuple[str | None, str]:
+  """(text before `MARK`, or None without one; the text without the mark).
 
   A mark between two words leaves one space; one inside a word splits it.
   """
+  before, found, after = text.partition(MARK)
+  if not found:
+    return None, text
+  # The white space that TensorFlow strips, and no other.
+  before, after = (part.strip(string.whitespace) for part in (before, after))
+  return before, f"{before} {after}".strip(string.whitespace)
+
+
+def _ids(vocabulary: Vocabulary, text: str) -> np.ndarray:
+  return np.array([*vocabulary.encode(text), vocabulary.eos_id], np.int32)
+
+
+def take_mark(dataset: Dataset, output_features: dict[str, Any]) -> Dataset:
+  """`split_mark` for datasets: adds `mark`, the ids that stood before it."""
   import tensorflow as tf
 
   encode = output_features["inputs"].vocabulary.encode_tf
 
-  def take(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  def take(example: dict[str, Any]) -> dict[str, Any]:
     parts = tf.strings.split(example["inputs"], MARK, maxsplit=1)
-    if tf.size(parts) > 1:
-      before, after = tf.strings.strip(parts[0]), tf.strings.strip(parts[1])
-      text = tf.strings.strip(tf.strings.join([before, after], " "))
-      mark = tf.size(encode(before))
-    else:
-      text, mark = example["inputs"], -1
-    return {**example, "inputs": text, "mark": mark}
+    found = tf.size(parts) > 1
+    before, after = tf.strings.strip(parts[0]), tf.strings.strip(parts[-1])
+    text = tf.strings.strip(tf.strings.join([before, after], " "))
+    mark = tf.size(encode(tf.where(found, before, "")))
+    return {
+      **example,
+      "inputs": tf.where(found, text, example["inputs"]),
+      "mark": tf.where(found, mark, -1),
+    }
 
   return dataset.map(take, num_parallel_calls=tf.data.AUTOTUNE)

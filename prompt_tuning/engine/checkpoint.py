@@ -5,7 +5,6 @@ it, so an interrupted save is never taken for a checkpoint.
 """
 
 import pathlib
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp

@@ -26,7 +26,9 @@ class ConfigError(ValueError):
 def search_paths() -> list[str]:
   """Where included files are looked for: here, then beside or in the package."""
   places = [pathlib.Path("."), PACKAGE.parent, PACKAGE / "assets"]
-  return [str(place) for place in places if (place / "gin").is_dir() or place == places[0]]
+  return [
+    str(place) for place in places if (place / "gin").is_dir() or place == places[0]
+  ]
 
 
 def gin_folder() -> pathlib.Path:
@@ -40,6 +42,11 @@ def gin_folder() -> pathlib.Path:
 def methods() -> list[str]:
   """Names of the methods that come with the library."""
   return sorted(path.stem for path in (gin_folder() / "methods").glob("*.gin"))
+
+
+def inits() -> list[str]:
+  """Names of the initialisations that come with the library."""
+  return sorted(path.stem for path in (gin_folder() / "inits").glob("*.gin"))
 
 
 def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any:
@@ -63,7 +70,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def parse_flags(argv: Sequence[str], verb: str) -> None:
-  """Reads `--gin_file`, `--gin_search_paths`, `--gin_bindings` and `--gin.NAME=value`."""
+  """Reads --gin_file, --gin_search_paths, --gin_bindings and --gin.NAME=value."""
   files, bindings, paths = [], [], []
   arguments = list(argv)
   while arguments:
@@ -104,9 +111,14 @@ def _unknown_flag(flag: str) -> str:
 
 
 def parse(
-  files: Sequence[str], bindings: Sequence[str] = (), paths: Sequence[str] = ()
+  files: Sequence[str],
+  bindings: Sequence[str] = (),
+  paths: Sequence[str] = (),
+  check: bool = True,
 ) -> None:
   """Replaces the configuration by files and bindings, and checks it whole.
+
+  With `check=False`, macros may stay unset, so that `names` can be asked for them.
 
   Raises:
     ConfigError: for an unknown file or name (the nearest is suggested), or for macros
@@ -123,16 +135,27 @@ def parse(
     raise ConfigError(_missing_file(str(error), [*paths, *search_paths()])) from error
   except (ValueError, AttributeError, ImportError, SyntaxError, TypeError) as error:
     raise ConfigError(_explain(error)) from error
-  known = set(_macros()) | set(_references())
+  known = names()
   for binding in bindings:
     _parse_binding(binding, known)
-  _check_macros()
+  if check:
+    _check_macros()
+
+
+def names() -> set[str]:
+  """Macros that the configuration sets or reads."""
+  return set(_macros()) | _references()
+
+
+def macros(wanted: str) -> dict[str, Any]:
+  """Values of several macros, given as words of one text."""
+  return {name: macro(name) for name in wanted.split()}
 
 
 def _parse_binding(binding: str, known: set[str]) -> None:
   name = binding.partition("=")[0].strip()
   if re.fullmatch(r"[A-Z][A-Z0-9_]*", name) and name not in known:
-    raise ConfigError(_nearest("macro", name, known))
+    raise ConfigError(nearest("macro", name, known))
   try:
     # Files register what they import; a binding must see their imports.
     with gin.unlock_config():
@@ -147,9 +170,7 @@ def _parse_binding(binding: str, known: set[str]) -> None:
 
 
 def _missing_file(text: str, paths: Sequence[str]) -> str:
-  found = re.search(r"['\"]([^'\"]+\.gin)['\"]", text) or re.search(
-    r"(\S+\.gin)", text
-  )
+  found = re.search(r"['\"]([^'\"]+\.gin)['\"]", text) or re.search(r"(\S+\.gin)", text)
   name = found.group(1) if found else text.splitlines()[0]
   nearby = [
     str(file.relative_to(place))
@@ -169,12 +190,13 @@ def _explain(error: Exception) -> str:
   owner = re.search(r"Configurable '([\w.]+)'|configurable '([\w.]+)'", text)
   if match and owner:
     parameters = _parameters(owner.group(1) or owner.group(2))
-    return _nearest(f"parameter of {owner.group(1) or owner.group(2)}",
-                    match.group(1), parameters)
+    return nearest(
+      f"parameter of {owner.group(1) or owner.group(2)}", match.group(1), parameters
+    )
   missing = re.search(r"No configurable matching '?([\w./]+)'?", text)
   if missing:
     names = {selector for _, selector in _registered()}
-    return _nearest("name", missing.group(1), names) + " Is its import missing?"
+    return nearest("name", missing.group(1), names) + " Is its import missing?"
   return text
 
 
@@ -192,12 +214,15 @@ def _parameters(selector: str) -> set[str]:
   return set(inspect.signature(entry.wrapped).parameters)
 
 
-def _nearest(kind: str, name: str, known: set[str]) -> str:
+def nearest(kind: str, name: str, known: set[str]) -> str:
+  """Says that a name is unknown, and which known one is nearest."""
   close = difflib.get_close_matches(name, sorted(known), 1, 0.5)
   if not close:
     short = {entry.rsplit(".", 1)[-1]: entry for entry in known}
-    close = [short[s] for s in
-             difflib.get_close_matches(name.rsplit(".", 1)[-1], sorted(short), 1, 0.5)]
+    close = [
+      short[s]
+      for s in difflib.get_close_matches(name.rsplit(".", 1)[-1], sorted(short), 1, 0.5)
+    ]
   hint = f" Did you mean {close[0]!r}?" if close else ""
   return f"There is no {kind} {name!r} in this configuration.{hint}"
 
@@ -232,10 +257,17 @@ def _references() -> set[str]:
   return found
 
 
+def _required(value: Any) -> bool:
+  if isinstance(value, gin_config.ConfigurableReference):
+    return value.scoped_selector.startswith("gin.REQUIRED/")
+  return value is gin.REQUIRED
+
+
 def _check_macros() -> None:
   macros = _macros()
-  unset = {name for name, value in macros.items() if value is gin.REQUIRED}
+  unset = {name for name, value in macros.items() if _required(value)}
   unset |= {name for name in _references() if name not in macros}
+  unset -= {"gin.REQUIRED"}
   if unset:
     flags = " ".join(f"--gin.{name}=..." for name in sorted(unset))
     raise ConfigError(

@@ -129,7 +129,7 @@ def _rows(step, cache, first_BV, steps, pick, eos):
 
 
 def length_penalty(form: str, alpha: float, length: Any) -> Array:
-  """What divides the log-probability of a sequence of `length` tokens, end mark counted.
+  """What divides the log-probability of `length` tokens, the end mark counted.
 
   "brevity" is ((5 + length) / 6)^alpha (Wu et al., 2016, "Google's Neural Machine
   Translation System", used by T5X); "power" is length^alpha (Hugging Face).
@@ -301,7 +301,7 @@ def generate(
   """Decodes a batch of features: the encoder runs once, the decoder token by token.
 
   The decoder reads its prompt, where there is one, then the start token, then what it
-  wrote. All of it can be jitted, with `model` and `decoder` static.
+  wrote. All of it can be jitted, `model` and `decoder` closed over or static.
 
   Args:
     model, params: what to decode with.
@@ -397,15 +397,16 @@ def choice_scores(
     chunk: labels run at once, static; 0 for all. The rest wait in a scan.
   """
   _refuse_packed(model, batch)
-  _check_labels(labels, model.backbone.spec.vocabulary)
+  backbone, weights = model.backbone, params["backbone"]
+  _check_labels(labels, backbone.spec.vocabulary)
   encoded_BTH, mask_BT, injection = model.encode(params, batch)
-  B, weights = mask_BT.shape[0], params["backbone"]
+  B = mask_BT.shape[0]
   prompted = {"decoder": model.lengths.get("decoder", 0)}
 
   def one(label_BU: Array) -> Array:
     targets = features(label_BU, label_BU, prompted)
     # Mapped over labels, encodings and their keys and values stay one a row.
-    logits_BUV = model.backbone.decode(weights, targets, encoded_BTH, mask_BT, injection)
+    logits_BUV = backbone.decode(weights, targets, encoded_BTH, mask_BT, injection)
     total_B = _total_log_prob(logits_BUV, targets["targets"])
     return total_B / (label_BU > 0).sum(1) if normalize_by_length else total_B
 

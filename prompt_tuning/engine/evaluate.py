@@ -37,7 +37,6 @@ class Evaluator:
     size: int,
   ) -> None:
     self.layout, self.task, self.size = layout, task, size
-    self._over = sharding.mesh()
     self._loss = jax.jit(lambda params, batch: objective(model, params, batch, None))
     self._predictor = None
     if output is not None:
@@ -45,9 +44,7 @@ class Evaluator:
 
   def batches(self, examples: Sequence[Example]) -> Any:
     """(batch on the devices, real rows) in order."""
-    rows = [pad(self.layout.convert(e), self.layout.lengths) for e in examples]
-    for batch, real in batching.ordered(rows, self.size):
-      yield sharding.put(batch, self._over), real
+    return device_batches(examples, self.layout, self.size)
 
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Mean loss over target tokens, and the other metrics of the objective."""
@@ -87,6 +84,15 @@ class Evaluator:
     return found
 
 
+def device_batches(examples: Sequence[Example], layout: Layout, size: int) -> Any:
+  """(batch on the devices, real rows) in order; the last one is filled up."""
+  over = sharding.mesh()
+  size += -size % over.size
+  rows = [pad(layout.convert(example), layout.lengths) for example in examples]
+  for batch, real in batching.ordered(rows, size):
+    yield sharding.put(batch, over), real
+
+
 def predictor(
   model: PromptedModel, vocabulary: Any, labels: Sequence[str] | None, output: Any
 ) -> Callable[[Any, Any], list[dict[str, Any]]]:
@@ -99,8 +105,8 @@ def predictor(
   if isinstance(output, choice.Choice):
     if not labels:
       raise ValueError(
-        "`OUTPUT` is a choice among labels, but the task has no `labels`. Give them, or "
-        "include gin/outputs/text_greedy.gin."
+        "`OUTPUT` is a choice among labels, but the task has no `labels`. Give them, "
+        "or include gin/outputs/text_greedy.gin."
       )
     ids_KU = choice.label_rows(labels, encode)
     score = jax.jit(
@@ -116,7 +122,9 @@ def predictor(
           "prediction": answer,
           "scores": dict(zip(labels, map(float, row), strict=True)),
         }
-        for answer, row in zip(choice.answers(scores_BK, labels), scores_BK, strict=True)
+        for answer, row in zip(
+          choice.answers(scores_BK, labels), scores_BK, strict=True
+        )
       ]
 
     return choose
@@ -125,7 +133,9 @@ def predictor(
 
   def generate(params: Any, batch: Any) -> list[dict[str, Any]]:
     ids, log_probabilities = jax.device_get(write(params, batch))
-    best_B = log_probabilities if log_probabilities.ndim == 1 else log_probabilities[:, 0]
+    best_B = (
+      log_probabilities if log_probabilities.ndim == 1 else log_probabilities[:, 0]
+    )
     return [
       {"prediction": answer, "log_probability": float(value)}
       for answer, value in zip(text.answers(ids, to_text), best_B, strict=True)

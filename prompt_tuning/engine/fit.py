@@ -17,7 +17,7 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import loop, sharding, state, step
+from prompt_tuning.engine import loop, product, sharding, state, step
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
 from prompt_tuning.engine.optimizer import Optimizer
@@ -108,7 +108,7 @@ def fit(
   output: Any,
   recorder: loop.Recorder,
   checkpoints: Checkpoints | None = None,
-  keep: Callable[[Any, int, loop.Scores], None] | None = None,
+  keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
 ) -> Fitted:
   """Trains, evaluates, and keeps the best.
@@ -120,7 +120,7 @@ def fit(
       made (`outputs/`), or None for the loss alone.
     recorder: metrics and words.
     checkpoints: saved to and resumed from, or None.
-    keep: called with (trainable, step, scores) at each best score.
+    keep: called with (all parameters, trained branches, best) at each best score.
     best: the best of the part of this run that went before.
   """
   over = sharding.mesh()
@@ -162,7 +162,8 @@ def fit(
   def keep_best(now: state.TrainState, found: loop.Scores) -> None:
     kept["trainable"] = jax.device_get(now.trainable)
     if keep is not None:
-      keep(kept["trainable"], int(now.step), found)
+      whole = branches.merge(kept["trainable"], frozen)
+      keep(whole, kept["trainable"], loop.Best(int(now.step), found))
 
   final, best = loop.run(
     jax.jit(
@@ -194,10 +195,11 @@ def fit(
   if best.scores is None:
     kept["trainable"] = jax.device_get(final.trainable)
     if keep is not None:
+      whole = branches.merge(final.trainable, frozen)
+      keep(whole, kept["trainable"], loop.Best(int(final.step)))
+    if keep is not None:
       keep(kept["trainable"], int(final.step), {})
-  return Fitted(
-    branches.merge(final.trainable, frozen), kept["trainable"], best
-  )
+  return Fitted(branches.merge(final.trainable, frozen), kept["trainable"], best)
 
 
 def initial_params(
@@ -214,3 +216,55 @@ def initial_params(
   logging.info("prompt %s numbers, backbone %s", total, table)
   params = {"backbone": backbone_params}
   return {**params, "prompt": prompt} if prompt else params
+
+
+def drops(prompt: Any) -> bool:
+  """Whether some word of a prompt has a dropout rate above 0."""
+  if isinstance(prompt, (list, tuple)):
+    return any(drops(item) for item in prompt)
+  if not dataclasses.is_dataclass(prompt) or isinstance(prompt, type):
+    return False
+  for field in dataclasses.fields(prompt):
+    if field.name in ("parent", "name"):
+      continue
+    value = getattr(prompt, field.name)
+    if (field.name.endswith("dropout_rate") and value) or drops(value):
+      return True
+  return False
+
+
+def facts(
+  loaded: Any, method: str, layout: Layout, task: Any, configuration: str = ""
+) -> dict[str, Any]:
+  """What a product's card says, but for step and scores."""
+  return {
+    "method": method,
+    "layout": dataclasses.asdict(layout),
+    "backbone": {
+      "name": loaded.name,
+      "fingerprint": loaded.fingerprint,
+      "width": loaded.backbone.spec.width,
+      "architecture": loaded.backbone.config.to_json(),
+    },
+    "task": {
+      "name": task.name,
+      "labels": None if task.labels is None else list(task.labels),
+      "metrics": list(task.metrics),
+    },
+    "gin": configuration,
+  }
+
+
+def product_of(
+  model: PromptedModel, params: Any, trained: Any, card: dict[str, Any], best: loop.Best
+) -> product.Product:
+  """The product of a run: trained branches, and what of the prompt stayed fixed."""
+  names = set(branches.flatten(trained))
+  fixed = {
+    name: value
+    for name, value in branches.flatten({"prompt": params.get("prompt", {})}).items()
+    if name not in names
+  }
+  scores = {name: float(value) for name, value in (best.scores or {}).items()}
+  card = {**card, "step": best.step, "scores": scores}
+  return product.Product(model.prompt, trained, card, branches.unflatten(fixed))

@@ -51,9 +51,7 @@ class Plan:
   def __post_init__(self) -> None:
     for name in ("steps", "log_period", "eval_period", "save_period", "patience"):
       if getattr(self, name) < 0:
-        raise ValueError(
-          f"`{name}` must not be negative, got {getattr(self, name)}."
-        )
+        raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
 
   def due(self, step: int, period: int) -> bool:
     return step == self.steps or (period > 0 and step % period == 0)

@@ -7,7 +7,6 @@ whose fingerprint is another.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -132,24 +131,3 @@ def load(folder: str | pathlib.Path) -> Product:
     card,
     unflatten(rest),
   )
-
-
-def card(
-  method: str,
-  layout: Mapping[str, Any],
-  backbone: Mapping[str, Any],
-  task: Mapping[str, Any],
-  step: int,
-  scores: Mapping[str, float],
-  configuration: str = "",
-) -> dict[str, Any]:
-  """The plain facts of a product."""
-  return {
-    "method": method,
-    "backbone": dict(backbone),
-    "layout": dict(layout),
-    "task": dict(task),
-    "step": step,
-    "scores": {name: float(value) for name, value in scores.items()},
-    "gin": configuration,
-  }

@@ -28,8 +28,7 @@ class CrossEntropy:
   def __post_init__(self) -> None:
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(
-        "`CrossEntropy.label_smoothing` must be in [0, 1), got "
-        f"{self.label_smoothing}."
+        f"`CrossEntropy.label_smoothing` must be in [0, 1), got {self.label_smoothing}."
       )
     if self.z_loss < 0:
       raise ValueError(f"`CrossEntropy.z_loss` must be >= 0, got {self.z_loss}.")

@@ -115,9 +115,7 @@ class T5:
       x_BTH = inject.fill(x_BTH, injection.encoder_input, index_BT, segments_BT)
       if injection.encoder_mask is not None:
         mask_BT &= inject.visible(injection.encoder_mask, index_BT, segments_BT)
-    encoded_BTH = self._apply(
-      params, "encode", x_BTH, mask_BT, segments_BT, key=key
-    )
+    encoded_BTH = self._apply(params, "encode", x_BTH, mask_BT, segments_BT, key=key)
     return encoded_BTH, mask_BT
 
   def decode(

@@ -66,7 +66,7 @@ def read_config(folder: str | pathlib.Path) -> T5Config:
   fields = json.loads(path.read_text())
   if fields.pop("format", None) != FORMAT:
     raise ValueError(
-      f"{str(path)!r} does not say \"format\": \"{FORMAT}\", so it is not a folder "
+      f'{str(path)!r} does not say "format": "{FORMAT}", so it is not a folder '
       "that this library saved."
     )
   return T5Config(**fields)
@@ -93,8 +93,11 @@ def load(
   backbone = expected or T5(config)
   if backbone.config.to_json() != config.to_json():
     ours, theirs = backbone.config.to_json(), config.to_json()
-    differ = [f"{k}: {ours[k]} is bound, {theirs[k]} is in the folder"
-              for k in ours if ours[k] != theirs[k]]
+    differ = [
+      f"{k}: {ours[k]} is bound, {theirs[k]} is in the folder"
+      for k in ours
+      if ours[k] != theirs[k]
+    ]
     raise ValueError(
       f"`BACKBONE` does not fit {str(folder)!r}: {'; '.join(differ)}. Include the "
       "backbone's own gin file, or leave BACKBONE unset to read it from the folder."
@@ -127,7 +130,7 @@ def check_names(expected: dict[str, Any], found: dict[str, Any], where: str) -> 
   )
   if problems:
     raise ValueError(
-      f"The checkpoint {where!r} does not fit the backbone: it {'; it '.join(problems)}."
+      f"The checkpoint {where!r} does not fit: it {'; it '.join(problems)}."
       " Name the checkpoint's own architecture."
     )
 

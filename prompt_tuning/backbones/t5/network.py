@@ -245,9 +245,7 @@ class Decoder(Stack):
     x_BUH = self.dropout(x_BUH, deterministic=not self.train)
     if not self.config.scan_layers:
       cross, cache = per_layer
-      per_layer = [
-        (cross and cross[i], cache and cache[i]) for i in range(self.depth)
-      ]
+      per_layer = [(cross and cross[i], cache and cache[i]) for i in range(self.depth)]
     x_BUH, cache = self.walk(
       _run_layer, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index
     )

@@ -1,0 +1,42 @@
+"""Private vectors of an example's first P tokens.
+
+  A[r p] = W[ids[r p]], p < P                        trains V * C
+
+IPT (arXiv 2206.01958): token types, so equal words give equal vectors. `ids` hold no
+reserved position, and a slot without a token is masked, not filled with a pad's row.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from prompt_tuning.core.context import Code, Context, Spec
+from prompt_tuning.core.prompt import Initializer, weight
+
+
+class TokenLookup(nn.Module):
+  """A trainable table beside the frozen one.
+
+  Attributes:
+    length: P, tokens that are read.
+    initializer: draws the table [V C]; `inits.saved.rows` makes it IPT's Pretrained.
+    width: C; 0 for the backbone's own width.
+  """
+
+  needs: ClassVar[frozenset[str]] = frozenset()
+  length: int
+  initializer: Initializer
+  width: int = 0
+
+  @nn.compact
+  def __call__(self, context: Context, spec: Spec, train: bool = False) -> Code:
+    H = context.embeddings.shape[-1]
+    ids_RP, mask_RP = context.ids[:, : self.length], context.mask[:, : self.length]
+    missing = self.length - ids_RP.shape[1]
+    if missing > 0:
+      ids_RP = jnp.pad(ids_RP, ((0, 0), (0, missing)))
+      mask_RP = jnp.pad(mask_RP, ((0, 0), (0, missing)))
+    shape = (spec.vocabulary, self.width or H)
+    table_VC = weight(self, "table", self.initializer, shape, spec)
+    return Code(jnp.take(table_VC, ids_RP, axis=0), mask_RP)

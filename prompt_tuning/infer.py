@@ -1,0 +1,97 @@
+"""Answers every line of a file with a prompt folder: JSONL out, in input order.
+
+  python -m prompt_tuning.infer --gin_file=gin/infer.gin \\
+    --gin.PROMPT_DIR="'runs/name/prompt'" --gin.INPUT_FILE="'inputs.txt'" \\
+    --gin.OUTPUT_FILE="'answers.jsonl'"
+"""
+
+import gzip
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from prompt_tuning import answer
+from prompt_tuning.data import vocabularies
+from prompt_tuning.engine import config, evaluate
+from prompt_tuning.outputs.choice import Choice
+from prompt_tuning.outputs.text import Greedy
+
+
+def infer(
+  input_file: str,
+  output_file: str,
+  prompt_dir: str | None = None,
+  initial_checkpoint_path: str | None = None,
+  output: Any = None,
+  labels: Sequence[str] | None = None,
+  eval_batch_size: int = 64,
+  force: bool = False,
+) -> int:
+  """Writes one record a line of the input file; returns how many.
+
+  Args:
+    input_file: one input a line, UTF-8, plain or .gz.
+    output_file: JSONL with `input`, `prediction` and scores.
+    prompt_dir, initial_checkpoint_path, force: as in `prompt_tuning.eval`.
+    output: see `outputs/`; None chooses among labels where there are any, else writes
+      greedily.
+    labels: for a choice; None takes those in the prompt's card.
+    eval_batch_size: rows of a batch.
+
+  Raises:
+    ValueError: for an unreadable file or a prompt that does not fit, before any step
+      is compiled.
+  """
+  texts = read_lines(input_file)
+  session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
+  if labels is None and session.prompt is not None:
+    labels = session.prompt.card.get("task", {}).get("labels")
+  if output is None:
+    output = Choice() if labels else Greedy(32)
+  vocabulary = session.loaded.vocabulary
+  examples = [
+    {"inputs": vocabularies.with_end(vocabulary, text), "targets": [vocabulary.eos_id]}
+    for text in texts
+  ]
+  run = evaluate.predictor(session.model, vocabulary, labels, output)
+  records: list[dict[str, Any]] = []
+  layout = session.layout(examples)
+  for batch, real in evaluate.device_batches(examples, layout, eval_batch_size):
+    records += run(session.params, batch)[:real]
+  lines = [
+    {"input": text, **record} for text, record in zip(texts, records, strict=True)
+  ]
+  answer.write_lines(pathlib.Path(output_file), lines)
+  print(f"{len(lines)} answers: {output_file}")
+  return len(lines)
+
+
+def read_lines(path: str) -> list[str]:
+  """The lines of a UTF-8 file, plain or .gz.
+
+  Raises:
+    ValueError: naming the first line that is not UTF-8, or an empty file.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise ValueError(f"`INPUT_FILE` is {path!r}, which does not exist.")
+  data = (
+    gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+  )
+  lines = []
+  for number, line in enumerate(data.splitlines(), 1):
+    try:
+      lines.append(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"{path}:{number}: not UTF-8 ({error.reason}). Convert the file first."
+      ) from error
+  if not lines:
+    raise ValueError(f"`INPUT_FILE` {path!r} holds no lines.")
+  return lines
+
+
+if __name__ == "__main__":
+  from prompt_tuning import infer as verb
+
+  config.run_verb(verb.infer)

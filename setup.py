@@ -1,0 +1,73 @@
+"""Installation. Configuration files travel in the wheel as `prompt_tuning/assets`."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def asset_packages() -> dict[str, str]:
+  """Package name -> folder, for each folder of gin/ and configs/ (no __init__.py)."""
+  found = {}
+  for top in ("gin", "configs"):
+    for folder in [ROOT / top, *(ROOT / top).rglob("*")]:
+      if folder.is_dir() and folder.name != "__pycache__":
+        path = folder.relative_to(ROOT)
+        found["prompt_tuning.assets." + ".".join(path.parts)] = str(path)
+  return found
+
+
+ASSETS = asset_packages()
+
+REQUIRES = [
+  "jax>=0.7,<0.11",  # arrays, compilation
+  "flax>=0.11,<0.13",  # flax.linen modules, T5X's partitioning of parameters
+  "optax>=0.2.4,<0.3",  # optimisers and schedules
+  "orbax-checkpoint>=0.11,<0.13",  # training checkpoints
+  "clu>=0.0.12,<0.1",  # metrics on the device, TensorBoard writers
+  "gin-config>=0.5,<0.6",  # configuration, as in T5X
+  "jaxtyping>=0.2.34,<0.4",  # shapes in signatures
+  "seqio>=0.0.20,<0.1",  # tasks, vocabularies, feature converters
+  "tensorflow-cpu>=2.19,<2.22; platform_machine == 'x86_64'",  # tf.data under seqio
+  "tensorflow>=2.19,<2.22; platform_machine != 'x86_64'",
+  "tensorboard>=2.19,<3",  # clu's summary writer imports it
+  "sentencepiece>=0.2,<0.3",  # vocabularies
+  "safetensors>=0.5,<1",  # weights and prompts that hold no code
+  "numpy>=1.26,<3",
+  "etils[epath]>=1.9,<2",  # paths, local or not
+  "tqdm>=4.66,<5",  # progress
+  "matplotlib>=3.9,<4",  # learning curves
+  "scikit-learn>=1.5,<2",  # classification metrics
+  "scipy>=1.13,<2",  # correlations
+  "sacrebleu>=2.4,<3",  # BLEU
+  "rouge-score>=0.1.2,<0.2",  # ROUGE
+]
+
+setup(
+  name="prompt-tuning",
+  version="0.1.0",
+  description="Learned prompts, instance-conditioned ones first, for frozen T5 models",
+  long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  packages=[*find_packages(include=["prompt_tuning", "prompt_tuning.*"]), *ASSETS],
+  package_dir=ASSETS,
+  package_data={
+    "prompt_tuning.demo": ["data/*", "mini/*"],
+    **{name: ["*.gin", "*.md", "*.sh", "*.py"] for name in ASSETS},
+  },
+  install_requires=REQUIRES,
+  extras_require={
+    "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.8,<1"],
+    "tpu": ["jax[tpu]>=0.7,<0.11"],
+    "cuda": ["jax[cuda12]>=0.7,<0.11"],
+    # T5X itself is on no package index: install it from its repository beside these.
+    "t5x": ["tensorstore>=0.1.70,<0.2"],
+    # Only for the scripts that make golden numbers; neither use nor tests need them.
+    "oracles": ["torch>=2.4,<3", "transformers>=4.46,<6", "peft>=0.13,<1"],
+    "docs": ["mkdocs>=1.6,<2"],
+  },
+)
