@@ -6,7 +6,7 @@ import pytest
 
 from prompt_tuning.data import files
 
-TSV = "text\tlabel\na film\t0\nA \"quoted\" one\t1\n"
+TSV = 'text\tlabel\na film\t0\nA "quoted" one\t1\n'
 
 
 @pytest.fixture

@@ -40,9 +40,9 @@ def test_importing_the_room_does_not_import_tensorflow():
 
 def test_dataset_tokenises_and_ends_each_text(vocabulary):
   text, target = "the film was good", "positive"
-  (example,) = made(train=[(text, target)]).dataset(
-    vocabulary, "train"
-  ).as_numpy_iterator()
+  (example,) = (
+    made(train=[(text, target)]).dataset(vocabulary, "train").as_numpy_iterator()
+  )
   assert example["inputs"].dtype == example["targets"].dtype == np.int32
   assert example["inputs"].tolist() == [*vocabulary.encode(text), vocabulary.eos_id]
   assert example["targets"].tolist() == [*vocabulary.encode(target), vocabulary.eos_id]
@@ -62,9 +62,9 @@ def test_dataset_tokenises_and_ends_each_text(vocabulary):
 def test_mark_says_where_the_prompt_stands_and_leaves_the_text(
   vocabulary, text, before, after
 ):
-  (example,) = made(train=[(text, "x")]).dataset(
-    vocabulary, "train"
-  ).as_numpy_iterator()
+  (example,) = (
+    made(train=[(text, "x")]).dataset(vocabulary, "train").as_numpy_iterator()
+  )
   ids = vocabulary.encode(f"{before} {after}".strip())
   assert example["inputs"].tolist() == [*ids, vocabulary.eos_id]
   assert example["mark"] == len(vocabulary.encode(before))

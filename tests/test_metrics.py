@@ -120,9 +120,7 @@ def test_multirc_groups_answers_by_question():
 def test_wsc_asks_whether_the_noun_is_the_candidate(
   candidate, prediction, label, right
 ):
-  scores = metrics.score(
-    ("wsc",), [candidate], [prediction], None, [{"label": label}]
-  )
+  scores = metrics.score(("wsc",), [candidate], [prediction], None, [{"label": label}])
   assert scores == {"accuracy": 100.0 * right}
 
 

@@ -6,7 +6,10 @@ Recipes name `gin/...` files relative to the project (or to the installed packag
 to the current directory; `--gin_search_paths=DIR,DIR` adds places.
 """
 
+import contextlib
 import difflib
+import inspect
+import logging
 import pathlib
 import re
 import sys
@@ -15,6 +18,16 @@ from typing import Any
 
 import gin
 from gin import config as gin_config
+
+from prompt_tuning.engine.explain import (
+  differing_lines,
+  missing_file,
+  nearest,
+  unparsed,
+)
+
+# What gin's parser raises for what a user wrote.
+_WRONG = (ValueError, AttributeError, ImportError, NameError, SyntaxError, TypeError)
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -57,10 +70,15 @@ def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any
   argv = sys.argv[1:] if argv is None else argv
   try:
     parse_flags(argv, verb.__module__)
-    return gin.get_configurable(verb)()
+    return call(verb)
   except (ValueError, OSError) as error:
     print(f"error: {_first_cause(error)}", file=sys.stderr)
     raise SystemExit(2) from error
+
+
+def call(verb: Callable[..., Any]) -> Any:
+  """Calls a function with what the parsed configuration binds to it."""
+  return gin.get_configurable(verb)()
 
 
 def _first_cause(error: BaseException) -> str:
@@ -126,20 +144,40 @@ def parse(
   """
   gin.clear_config()
   gin_config._LOCATION_PREFIXES[:] = [""]
-  for path in [*paths, *search_paths()]:
+  places = [*paths, *search_paths()]
+  for path in places:
     gin.add_config_file_search_path(path)
-  try:
-    for file in files:
-      gin.parse_config_file(file)
-  except OSError as error:
-    raise ConfigError(_missing_file(str(error), [*paths, *search_paths()])) from error
-  except (ValueError, AttributeError, ImportError, SyntaxError, TypeError) as error:
-    raise ConfigError(_explain(error)) from error
+  for file in files:
+    _parse_file(file, places)
   known = names()
   for binding in bindings:
     _parse_binding(binding, known)
   if check:
     _check_macros()
+    _check_unread()
+
+
+def _parse_file(file: str, places: Sequence[str]) -> None:
+  try:
+    with _quiet():
+      gin.parse_config_file(file)
+  except UnicodeDecodeError as error:
+    raise ConfigError(f"{file}, or a file it includes, is not UTF-8.") from error
+  except OSError as error:
+    raise ConfigError(missing_file(error, places)) from error
+  except _WRONG as error:
+    raise ConfigError(_explain(error)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """gin logs each place where it does not find a file; the error says it once."""
+  before = logging.root.manager.disable
+  logging.disable(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.disable(before)
 
 
 def names() -> set[str]:
@@ -165,66 +203,17 @@ def _parse_binding(binding: str, known: set[str]) -> None:
       f"`--gin.{binding.replace(' = ', '=', 1)}` is not a gin value. Text needs quotes "
       f"inside quotes: --gin.{name}=\"'text'\"."
     ) from error
-  except (ValueError, AttributeError, TypeError) as error:
+  except _WRONG as error:
     raise ConfigError(_explain(error)) from error
 
 
-def _missing_file(text: str, paths: Sequence[str]) -> str:
-  found = re.search(r"['\"]([^'\"]+\.gin)['\"]", text) or re.search(r"(\S+\.gin)", text)
-  name = found.group(1) if found else text.splitlines()[0]
-  nearby = [
-    str(file.relative_to(place))
-    for place in map(pathlib.Path, paths)
-    for top in ("gin", "configs")
-    for file in (place / top).glob("**/*.gin")
-  ]
-  close = difflib.get_close_matches(name, nearby, 1, 0.6)
-  hint = f" Did you mean {close[0]!r}?" if close else ""
-  return f"There is no configuration file {name!r} under {sorted(set(paths))}.{hint}"
-
-
 def _explain(error: Exception) -> str:
-  text = str(error).strip()
-  # "No configurable matching 'x.y'", "... doesn't have a parameter named 'z'"
-  match = re.search(r"parameter named '?(\w+)'?", text)
-  owner = re.search(r"Configurable '([\w.]+)'|configurable '([\w.]+)'", text)
-  if match and owner:
-    parameters = _parameters(owner.group(1) or owner.group(2))
-    return nearest(
-      f"parameter of {owner.group(1) or owner.group(2)}", match.group(1), parameters
-    )
-  missing = re.search(r"No configurable matching '?([\w./]+)'?", text)
-  if missing:
-    names = {selector for _, selector in _registered()}
-    return nearest("name", missing.group(1), names) + " Is its import missing?"
-  return text
-
-
-def _registered() -> Iterator[tuple[Any, str]]:
-  for selector, entry in gin_config._REGISTRY.items():
-    yield entry, selector
-
-
-def _parameters(selector: str) -> set[str]:
-  entry = gin_config._REGISTRY.get_match(selector)
-  if entry is None:
-    return set()
-  import inspect
-
-  return set(inspect.signature(entry.wrapped).parameters)
-
-
-def nearest(kind: str, name: str, known: set[str]) -> str:
-  """Says that a name is unknown, and which known one is nearest."""
-  close = difflib.get_close_matches(name, sorted(known), 1, 0.5)
-  if not close:
-    short = {entry.rsplit(".", 1)[-1]: entry for entry in known}
-    close = [
-      short[s]
-      for s in difflib.get_close_matches(name.rsplit(".", 1)[-1], sorted(short), 1, 0.5)
-    ]
-  hint = f" Did you mean {close[0]!r}?" if close else ""
-  return f"There is no {kind} {name!r} in this configuration.{hint}"
+  entries = dict(gin_config._REGISTRY.items())
+  owner = re.search(r"[Cc]onfigurable '([\w.]+)'", str(error))
+  parameters = {}
+  if owner and (entry := gin_config._REGISTRY.get_match(owner.group(1))):
+    parameters[owner.group(1)] = set(inspect.signature(entry.wrapped).parameters)
+  return unparsed(error, set(entries), parameters)
 
 
 def _macros() -> dict[str, Any]:
@@ -276,6 +265,30 @@ def _check_macros() -> None:
     )
 
 
+def _check_unread() -> None:
+  """Refuses a misspelt macro: set, read by nothing, and near one that is read."""
+  read = _references()
+  for name in sorted(set(_macros()) - read - _vocabulary()):
+    close = difflib.get_close_matches(name, sorted(read), 1, 0.75)
+    if close:
+      raise ConfigError(
+        f"The macro {name!r} is set, but nothing reads it. Did you mean {close[0]!r}?"
+      )
+    logging.warning("The macro %r is set, but nothing reads it.", name)
+
+
+def _vocabulary() -> set[str]:
+  """Macros that some file of the library sets or reads: task files set a few for all
+  verbs."""
+  pattern = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=|%([A-Z][A-Z0-9_]*)", re.MULTILINE)
+  found = [
+    match
+    for path in gin_folder().glob("**/*.gin")
+    for match in pattern.findall(path.read_text(encoding="utf-8"))
+  ]
+  return {name for pair in found for name in pair if name}
+
+
 def macro(name: str) -> Any:
   """The value of a macro, its references called."""
   value = _macros()[name]
@@ -295,23 +308,3 @@ def _evaluate(value: Any) -> Any:
 def text() -> str:
   """The whole configuration as gin text."""
   return gin.config_str(max_line_length=88)
-
-
-def differing_lines(old: str, new: str, ignore: Sequence[str]) -> list[str]:
-  """Bindings that differ between two configuration texts, but for some macros."""
-
-  def bindings(source: str) -> dict[str, str]:
-    joined = re.sub(r"\\\n\s*", "", source)
-    found = {}
-    for line in joined.splitlines():
-      name, equals, value = line.partition(" = ")
-      if equals and not line.startswith("#") and name.strip() not in ignore:
-        found[name.strip()] = value.strip()
-    return found
-
-  left, right = bindings(old), bindings(new)
-  return [
-    f"{name}: {left.get(name, 'unset')} there, {right.get(name, 'unset')} now"
-    for name in sorted(set(left) | set(right))
-    if left.get(name) != right.get(name)
-  ]

@@ -73,8 +73,11 @@ def read(task: Any, vocabulary: Any, split: str, limit: int | None = None) -> li
   Raises:
     ValueError: if the split is empty.
   """
-  found = task.dataset(vocabulary, split).as_numpy_iterator()
-  examples = list(itertools.islice(found, limit))
+  if task.streams:
+    found = task.dataset(vocabulary, split).as_numpy_iterator()
+    examples = list(itertools.islice(found, limit))
+  else:
+    examples = task.tokens(vocabulary, split, limit)
   if not examples:
     raise ValueError(f"The split {split!r} of task {task.name!r} holds no examples.")
   return examples
@@ -89,7 +92,7 @@ def training_source(
     shuffled = task.dataset(vocabulary, "train", shuffle=True, seed=seed, epochs=None)
     return shuffled.as_numpy_iterator()
 
-  if getattr(task, "streams", False):
+  if task.streams:
     return stream
   examples = read(task, vocabulary, "train", IN_MEMORY + 1)
   if len(examples) > IN_MEMORY:

@@ -86,7 +86,7 @@ def train_step(
     step_key = jax.random.fold_in(key, state.step) if dropout else None
     grads, term = gradient(state.trainable, frozen, batch, step_key)
     grads = jax.tree.map(lambda g: g / term.weight, grads)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     loss = term.total / term.weight
     good = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, optimizer = transform.update(grads, state.optimizer, state.trainable)

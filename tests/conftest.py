@@ -1,0 +1,42 @@
+"""Tests run on the CPU with quick compiles; 8 virtual devices where asked for."""
+
+import os
+import pathlib
+
+import pytest
+
+# Before jax is imported: tiny programs compile several times faster unoptimised.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_backend_optimization_level" not in _FLAGS:
+  os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_backend_optimization_level=0".strip()
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+  """The project's own folder."""
+  return ROOT
+
+
+@pytest.fixture(scope="session")
+def vocabulary_file() -> str:
+  """The SentencePiece file that comes with the library."""
+  return str(ROOT / "prompt_tuning" / "demo" / "mini" / "spiece.model")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, vocabulary_file) -> str:
+  """A backbone folder with random weights and the embedded vocabulary."""
+  import jax
+
+  from prompt_tuning.backbones.t5 import files
+  from prompt_tuning.backbones.t5.backbone import T5
+  from prompt_tuning.backbones.t5.config import T5Config
+
+  backbone = T5(T5Config(8192, 16, 2, 8, 32, 1, 1))
+  folder = tmp_path_factory.mktemp("backbones") / "tiny"
+  files.save(folder, backbone, backbone.init(jax.random.key(0)), vocabulary_file)
+  return str(folder)

@@ -1,0 +1,103 @@
+"""The picture of the rooms in README.md, held against the code."""
+
+import ast
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "prompt_tuning"
+
+# room -> rooms that it may import (itself always). Keep README.md's picture the same.
+WORDS = {"core", "inits", "blocks"}
+ARROWS = {
+  "core": set(),
+  "inits": {"core"},
+  "blocks": {"core", "inits"},
+  "conditions": WORDS,
+  "parameterisers": WORDS,
+  "transforms": WORDS,
+  "outputs": {"core", "blocks"},
+  "sites": {"core"},
+  "objectives": {"core"},
+  "backbones": {"core"},
+  "data": {"core"},
+  "engine": {"core", "data", "outputs", "objectives"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  """Modules that a file imports, wherever in it."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      found.add(node.module)
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+def rooms(path: pathlib.Path) -> set[str]:
+  """Rooms of ours that a file imports; a verb counts as `verbs`."""
+  found = set()
+  for name in imports(path):
+    match = re.fullmatch(r"prompt_tuning\.(\w+)(\..*)?", name)
+    if match:
+      room = match.group(1)
+      found.add(room if (PACKAGE / room).is_dir() else "verbs")
+  return found
+
+
+@pytest.mark.parametrize("room", sorted(ARROWS))
+def test_arrows(room):
+  for path in (PACKAGE / room).rglob("*.py"):
+    other = rooms(path) - ARROWS[room] - {room}
+    assert not other, f"{path.relative_to(ROOT)} imports {sorted(other)}"
+
+
+def test_every_room_is_in_the_picture():
+  folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+  assert folders - {"demo", "interop", "inspect"} == set(ARROWS)
+  readme = (ROOT / "README.md").read_text()
+  for folder in folders:
+    assert f"{folder}/" in readme, f"README.md does not show the room {folder}/"
+
+
+def test_gin_is_imported_in_one_place():
+  importers = [
+    str(path.relative_to(PACKAGE)) for path in FILES if "gin" in imports(path)
+  ]
+  assert importers == ["engine/config.py"]
+
+
+def test_mesh_axes_are_named_in_one_place():
+  for path in FILES:
+    if path.name != "sharding.py":
+      assert not {"Mesh(", "NamedSharding("} & set(
+        re.findall(r"\b(?:Mesh|NamedSharding)\(", path.read_text())
+      ), path
+
+
+def test_engine_names_no_method():
+  names = [path.stem for path in (ROOT / "gin" / "methods").glob("*.gin")]
+  for path in (PACKAGE / "engine").glob("*.py"):
+    text = path.read_text()
+    for name in names:
+      assert f'"{name}"' not in text, f"{path} names the method {name}"
+
+
+def test_folders_of_configuration_hide_no_package():
+  assert not list((ROOT / "gin").rglob("*.py"))
+  assert not list((ROOT / "configs").rglob("__init__.py"))
+  # With the checkout first on the path, `gin` is still the package.
+  assert importlib.util.find_spec("gin").origin is not None
+
+
+def test_gin_files_open_with_what_they_are():
+  for path in [*(ROOT / "gin").rglob("*.gin"), *(ROOT / "configs").rglob("*.gin")]:
+    assert path.read_text().startswith("# "), path
