@@ -28,6 +28,7 @@ MAY_CHANGE = (
   "LOG_PERIOD",
   "EVAL_EXAMPLES",
   "PATIENCE",
+  "TENSORBOARD",
 )
 
 
@@ -85,16 +86,14 @@ def train(
     ValueError: for anything that cannot run, before any step is compiled.
   """
   folder = pathlib.Path(model_dir)
+  check_feature_lengths(task_feature_lengths)
+  configuration = config.text()
+  if train_steps:
+    _check_folder(folder, configuration)
   plan = loop.Plan(
     train_steps, log_period, eval_period, save_period, best_metric, patience
   )
-  loaded = backbone_load.load(
-    initial_checkpoint_path,
-    backbone,
-    vocabulary,
-    seed,
-    trains="backbone" in {name.split("/")[0] for name in trainable},
-  )
+  loaded = backbone_load.load(initial_checkpoint_path, backbone, vocabulary, seed)
   model = PromptedModel(loaded.backbone, prompt, pack_segments)
   layout = Layout(
     task_feature_lengths["inputs"],
@@ -117,9 +116,11 @@ def train(
     seed=seed,
     dropout=dropout_rate > 0 or fit.drops(prompt),
   )
-  configuration = config.text()
+  # Nothing is written before all that can be refused has been.
+  ready = fit.prepare(
+    model, loaded.params, loaded.vocabulary, task, layout, recipe, output
+  )
   checkpoints = _enter(folder, configuration) if train_steps else None
-  folder.mkdir(parents=True, exist_ok=True)
   report.model_info(folder, model, loaded.params, recipe.trainable)
   first = (checkpoints.newest() or 0) if checkpoints else 0
   log = Log(folder, train_steps, first, tensorboard)
@@ -130,19 +131,7 @@ def train(
 
   start = time.monotonic()
   try:
-    fitted = fit.fit(
-      model,
-      loaded.params,
-      loaded.vocabulary,
-      task,
-      layout,
-      recipe,
-      output,
-      log,
-      checkpoints,
-      keep,
-      earlier_best(folder, first),
-    )
+    fitted = fit.run(ready, log, checkpoints, keep, earlier_best(folder, first))
   finally:
     log.close()
     if checkpoints is not None:
@@ -153,8 +142,18 @@ def train(
   return fitted
 
 
-def _enter(folder: pathlib.Path, configuration: str) -> Checkpoints:
-  """Opens MODEL_DIR for writing; refuses one that belongs to another configuration."""
+def check_feature_lengths(lengths: Mapping[str, int]) -> None:
+  """Raises ValueError unless there is one whole number for each side."""
+  wrong = set(lengths) != {"inputs", "targets"}
+  if wrong or not all(isinstance(value, int) for value in lengths.values()):
+    raise ValueError(
+      f"`TASK_FEATURE_LENGTHS` is {dict(lengths)}; it must name two whole numbers, "
+      'such as {"inputs": 128, "targets": 8}.'
+    )
+
+
+def _check_folder(folder: pathlib.Path, configuration: str) -> None:
+  """Refuses a MODEL_DIR that belongs to another configuration."""
   written = folder / "config.gin"
   if written.is_file():
     differ = config.differing_lines(written.read_text(), configuration, MAY_CHANGE)
@@ -163,12 +162,16 @@ def _enter(folder: pathlib.Path, configuration: str) -> Checkpoints:
         f"`MODEL_DIR` {str(folder)!r} holds a run of another configuration "
         f"({'; '.join(differ[:5])}). Choose another folder, or remove that one."
       )
-  elif folder.is_dir() and (folder / "checkpoints").is_dir():
+  elif (folder / "checkpoints").is_dir():
     raise ValueError(
       f"`MODEL_DIR` {str(folder)!r} holds checkpoints without a config.gin, so what "
       "they belong to is unknown. Choose another folder."
     )
-  files.write_text(written, configuration)
+
+
+def _enter(folder: pathlib.Path, configuration: str) -> Checkpoints:
+  """Opens MODEL_DIR for writing."""
+  files.write_text(folder / "config.gin", configuration)
   return Checkpoints(folder / "checkpoints")
 
 

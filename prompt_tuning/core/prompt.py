@@ -29,6 +29,9 @@ from prompt_tuning.core.injection import Injection
 Initializer = Callable[[Any, tuple[int, ...], Spec], Array]
 Shape = tuple[int, int, int]
 
+# Most positions of one prompt. Attention costs their square; methods use 1 to 200.
+LONGEST = 4096
+
 
 @flax.struct.dataclass
 class Drawn:
@@ -75,7 +78,7 @@ class Prompt(nn.Module):
   """One prompt, written at one site.
 
   Attributes:
-    length: P, positions (at least 1).
+    length: P, positions, from 1 to `LONGEST`.
     parameterise: makes the vectors.
     site: places them.
     condition: reads the input for the parameteriser, or None.
@@ -89,10 +92,12 @@ class Prompt(nn.Module):
   transforms: Sequence[nn.Module] = ()
 
   def __post_init__(self) -> None:
-    if self.length < 1:
+    whole = isinstance(self.length, int) and not isinstance(self.length, bool)
+    if not whole or not 1 <= self.length <= LONGEST:
       raise ValueError(
-        f"`Prompt.length` must be at least 1, got {self.length}. "
-        "For a model without a prompt use the method `unprompted`."
+        "`Prompt.length` (PROMPT_LENGTH), the positions reserved for the prompt, must "
+        f"be a whole number from 1 to {LONGEST}, got {self.length!r}. For a model "
+        "without a prompt use the method `unprompted`."
       )
     if getattr(self.parameterise, "reads_code", False) != (self.condition is not None):
       raise ValueError(

@@ -61,9 +61,13 @@ class Layout:
     }
 
   def convert(self, example: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Model features of one example (numpy ids, end marks included), unpadded."""
-    inputs = _cut(np.asarray(example["inputs"], np.int32), self.inputs)
-    targets = _cut(np.asarray(example["targets"], np.int32), self.targets)
+    """Model features of one example (numpy ids, end marks included), unpadded.
+
+    Raises:
+      ValueError: if it is too long and `truncate` is off, or lacks its mark.
+    """
+    inputs = self._fitted("inputs", example)
+    targets = self._fitted("targets", example)
     at = self._position(inputs, example)
     inputs, prompt_index = _reserve(inputs, self.encoder_prompt, at)
     shifted = np.concatenate([[0], targets[:-1]]).astype(np.int32)
@@ -80,6 +84,16 @@ class Layout:
       if name in example:
         features[name] = np.asarray(example[name])
     return features
+
+  def _fitted(self, name: str, example: Mapping[str, Any]) -> np.ndarray:
+    ids, limit = np.asarray(example[name], np.int32), getattr(self, name)
+    if len(ids) > limit and not self.truncate:
+      raise ValueError(
+        f"An example has {len(ids)} {name}, more than the {limit} of "
+        f"TASK_FEATURE_LENGTHS. Raise TASK_FEATURE_LENGTHS[{name!r}], or set TRUNCATE "
+        "= True."
+      )
+    return _cut(ids, limit)
 
   def _position(self, inputs: np.ndarray, example: Mapping[str, Any]) -> int:
     if self.place == "after_first":

@@ -2,8 +2,8 @@
 
   python -m prompt_tuning.demo [--output=runs/demo]
 
-Four recipes of `configs/demo/` are trained and evaluated on the test split: the model as
-it is, a plain prompt, an instance-conditioned prompt, full fine-tuning.
+Four recipes of `configs/demo/` are trained and evaluated on the test split: the model
+as it is, a plain prompt, an instance-conditioned prompt, full fine-tuning.
 """
 
 import argparse

@@ -3,11 +3,11 @@
   python -m prompt_tuning.demo.start_mini --data=DIR --output=runs/start \\
     --vocabulary=prompt_tuning/demo/mini/spiece.model
 
-On two cores there is no time to learn word vectors by gradient. Counting how often pieces
-stand near each other takes minutes: the positive pointwise mutual information of pieces
-within a window, factored to H columns (Levy & Goldberg, 2014, "Neural Word Embedding as
-Implicit Matrix Factorization"), fills the token table and, transposed and small, the
-logits' kernel.
+On two cores there is no time to learn word vectors by gradient. Counting how often
+pieces stand near each other takes a minute: positive pointwise mutual information of
+pieces within a window, factored to H columns (Levy & Goldberg, 2014, "Neural Word
+Embedding as Implicit Matrix Factorization"), fills the token table and, transposed and
+small, the logits' kernel.
 """
 
 import argparse

@@ -19,12 +19,8 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from prompt_tuning.engine.explain import (
-  differing_lines,
-  missing_file,
-  nearest,
-  unparsed,
-)
+from prompt_tuning.engine.explain import differing_lines as differing_lines
+from prompt_tuning.engine.explain import missing_file, nearest, unparsed
 
 # What gin's parser raises for what a user wrote.
 _WRONG = (ValueError, AttributeError, ImportError, NameError, SyntaxError, TypeError)

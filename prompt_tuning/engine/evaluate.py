@@ -9,12 +9,15 @@ import numpy as np
 
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
-from prompt_tuning.data import metrics, vocabularies
+from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.engine import decode, sharding
 from prompt_tuning.outputs import choice, text
 
 Example = dict[str, Any]
+
+# So many examples show which names a metric gives.
+FEW = 64
 
 
 class Evaluator:
@@ -36,6 +39,7 @@ class Evaluator:
     output: Any,
     size: int,
   ) -> None:
+    self.model, self.objective = model, objective
     self.layout, self.task, self.size = layout, task, size
     self._loss = jax.jit(lambda params, batch: objective(model, params, batch, None))
     self._predictor = None
@@ -50,8 +54,9 @@ class Evaluator:
     """Mean loss over target tokens, and the other metrics of the objective."""
     sums: dict[str, list[float]] = {}
     for batch, real in self.batches(examples):
-      if real < self.size:
-        keep = jax.numpy.arange(self.size)[:, None] < real
+      rows = len(batch["targets"])
+      if real < rows:
+        keep = jax.numpy.arange(rows)[:, None] < real
         batch["targets"] = jax.numpy.where(keep, batch["targets"], 0)
       term = jax.device_get(self._loss(params, batch))
       # A batch whose targets are all padding counts one target; it adds no loss.
@@ -76,12 +81,34 @@ class Evaluator:
     found = self.loss(params, examples)
     if self._predictor is not None and self.task.metrics:
       answers = [record["prediction"] for record in self.predict(params, examples)]
-      texts = self.task.examples(split)[: len(examples)]
-      targets = [example["targets"] for example in texts]
-      found.update(
-        metrics.score(self.task.metrics, targets, answers, self.task.labels, texts)
-      )
+      found.update(self.task.score(answers, split, len(examples)))
     return found
+
+  def check_metric(
+    self, name: str, params: Any, examples: Sequence[Example], split: str = "validation"
+  ) -> None:
+    """Raises ValueError for a score that `scores` will not give; compiles nothing."""
+    if name == "loss":
+      return
+    known = {"loss"}
+    if self._predictor is not None and self.task.metrics:
+      few = self.task.examples(split)[: min(len(examples), FEW)]
+      right = [example["targets"] for example in few]
+      known |= set(self.task.score(right, split, len(few)))
+    if name in known:
+      return
+    batch, _ = next(device_batches(examples[:1], self.layout, 1))
+    term = jax.eval_shape(
+      lambda params, batch: self.objective(self.model, params, batch, None),
+      params,
+      batch,
+    )
+    known |= set(term.metrics)
+    if name not in known:
+      raise ValueError(
+        f"`BEST_METRIC` is {name!r}, but evaluation gives {sorted(known)}. Name one of "
+        "these; a task's metrics need an OUTPUT (include a file of gin/outputs/)."
+      )
 
 
 def device_batches(examples: Sequence[Example], layout: Layout, size: int) -> Any:

@@ -5,7 +5,6 @@ with checkpoints, or nothing on disk).
 """
 
 import dataclasses
-import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,10 +19,8 @@ from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import loop, product, sharding, state, step
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
+from prompt_tuning.engine.examples import read, training_source
 from prompt_tuning.engine.optimizer import Optimizer
-
-# A split larger than this is streamed and not held in memory.
-IN_MEMORY = 400_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,38 +64,79 @@ class Fitted:
   best: loop.Best
 
 
-def read(task: Any, vocabulary: Any, split: str, limit: int | None = None) -> list:
-  """The examples of a split in order, at most `limit`.
+@dataclasses.dataclass(frozen=True)
+class Ready:
+  """A run whose data are read and whose parts fit each other; nothing is compiled.
+
+  Attributes:
+    model, layout, recipe: as given to `prepare`.
+    params: all parameters before the first step.
+    source: training examples, see `training_source`; None where nothing trains.
+    validation: examples, or None where the task has no such split.
+    evaluator: of the model on the task.
+    transform: the optimiser of the trainable branches; None where nothing trains.
+  """
+
+  model: PromptedModel
+  layout: Layout
+  recipe: Recipe
+  params: Any
+  source: Any
+  validation: Sequence[Any] | None
+  evaluator: Evaluator
+  transform: Any
+
+
+def prepare(
+  model: PromptedModel,
+  backbone_params: Any,
+  vocabulary: Any,
+  task: Any,
+  layout: Layout,
+  recipe: Recipe,
+  output: Any,
+) -> Ready:
+  """Reads the data, draws the prompt, and refuses what cannot run.
+
+  Args:
+    model: backbone and prompt. backbone_params: weights, as loaded.
+    vocabulary: of the backbone. task: `data.task.TextTask`.
+    layout: of its examples. recipe: numbers and choices. output: how predictions are
+      made (`outputs/`), or None for the loss alone.
 
   Raises:
-    ValueError: if the split is empty.
+    ValueError: for a split, an example, a branch or a metric that does not fit.
   """
-  if task.streams:
-    found = task.dataset(vocabulary, split).as_numpy_iterator()
-    examples = list(itertools.islice(found, limit))
-  else:
-    examples = task.tokens(vocabulary, split, limit)
-  if not examples:
-    raise ValueError(f"The split {split!r} of task {task.name!r} holds no examples.")
-  return examples
-
-
-def training_source(
-  task: Any, vocabulary: Any, layout: Layout, seed: int
-) -> Sequence[Any] | Callable[[], Any]:
-  """The training examples in memory, or a function that opens their stream."""
-
-  def stream():
-    shuffled = task.dataset(vocabulary, "train", shuffle=True, seed=seed, epochs=None)
-    return shuffled.as_numpy_iterator()
-
-  if task.streams:
-    return stream
-  examples = read(task, vocabulary, "train", IN_MEMORY + 1)
-  if len(examples) > IN_MEMORY:
-    return stream
-  batching.check_lengths(examples, layout, "train")
-  return examples
+  over = sharding.mesh()
+  sharding.check_batch(recipe.batch_size, recipe.microbatches, over)
+  sharding.check_batch(recipe.eval_batch_size, 1, over, "EVAL_BATCH_SIZE")
+  batching.check_labels(task.labels, vocabulary)
+  trains = recipe.plan.steps > 0
+  if trains and not recipe.trainable:
+    raise ValueError(
+      f"`TRAINABLE` is empty, but TRAIN_STEPS is {recipe.plan.steps}. Name a branch, "
+      "or set TRAIN_STEPS = 0 to evaluate only."
+    )
+  source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
+  validation = None
+  if "validation" in task.splits:
+    validation = read(task, vocabulary, "validation", recipe.eval_examples)
+    batching.check_lengths(validation, layout, "validation")
+    batching.check_targets(validation, vocabulary, "validation")
+  params = initial_params(model, backbone_params, vocabulary, recipe.seed)
+  if recipe.trainable:
+    branches.check(params, recipe.trainable)
+  # Only training packs; evaluation keeps one example a row, in order.
+  alone = dataclasses.replace(model, segments=1)
+  evaluator = Evaluator(
+    alone, recipe.objective, layout, vocabulary, task, output, recipe.eval_batch_size
+  )
+  transform = None
+  if trains:
+    transform = recipe.optimizer.build(branches.split(params, recipe.trainable)[0])
+    if validation:
+      evaluator.check_metric(recipe.plan.metric, params, validation)
+  return Ready(model, layout, recipe, params, source, validation, evaluator, transform)
 
 
 def fit(
@@ -114,72 +152,61 @@ def fit(
   keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
 ) -> Fitted:
+  """`prepare`, then `run`."""
+  ready = prepare(model, backbone_params, vocabulary, task, layout, recipe, output)
+  return run(ready, recorder, checkpoints, keep, best)
+
+
+def run(
+  ready: Ready,
+  recorder: loop.Recorder,
+  checkpoints: Checkpoints | None = None,
+  keep: Callable[[Any, Any, loop.Best], None] | None = None,
+  best: loop.Best | None = None,
+) -> Fitted:
   """Trains, evaluates, and keeps the best.
 
   Args:
-    model: backbone and prompt. backbone_params: weights, as loaded.
-    vocabulary: of the backbone. task: `data.task.TextTask`.
-    layout: of its examples. recipe: numbers and choices. output: how predictions are
-      made (`outputs/`), or None for the loss alone.
+    ready: of `prepare`.
     recorder: metrics and words.
     checkpoints: saved to and resumed from, or None.
-    keep: called with (all parameters, trained branches, best) at each best score.
+    keep: called with (all parameters, trained branches, best) at each best score, or
+      once at the end where there is no validation.
     best: the best of the part of this run that went before.
   """
+  recipe, validation = ready.recipe, ready.validation
   over = sharding.mesh()
-  sharding.check_batch(recipe.batch_size, recipe.microbatches, over)
-  sharding.check_batch(recipe.eval_batch_size, 1, over)
-  params = initial_params(model, backbone_params, vocabulary, recipe.seed)
-  if recipe.trainable:
-    branches.check(params, recipe.trainable)
-  trainable, frozen = branches.split(params, recipe.trainable)
-  trainable = jax.tree.map(lambda x: jnp.array(x, jnp.float32), trainable)
-  source = None
-  if recipe.plan.steps:
-    source = training_source(task, vocabulary, layout, recipe.seed)
-  validation = None
-  if "validation" in task.splits:
-    validation = read(task, vocabulary, "validation", recipe.eval_examples)
-    batching.check_lengths(validation, layout, "validation")
-  evaluator = Evaluator(
-    model, recipe.objective, layout, vocabulary, task, output, recipe.eval_batch_size
-  )
   place = sharding.replicated(over)
+  trainable, frozen = branches.split(ready.params, recipe.trainable)
+  trainable = jax.tree.map(lambda x: jnp.array(x, jnp.float32), trainable)
   frozen = jax.device_put(frozen, place)
 
   def scores(trained: Any) -> loop.Scores:
-    return evaluator.scores(branches.merge(trained, frozen), validation)
+    return ready.evaluator.scores(branches.merge(trained, frozen), validation)
 
   if not recipe.plan.steps:
     found = scores(trainable) if validation else {}
     if found:
       recorder.write(0, "validation", found)
-    return Fitted(params, trainable, loop.Best(0, found or None))
-  transform = recipe.optimizer.build(trainable)
-  begin = jax.device_put(state.create(trainable, transform), place)
+    return Fitted(ready.params, trainable, loop.Best(0, found or None))
+  begin = jax.device_put(state.create(trainable, ready.transform), place)
   if checkpoints is not None and checkpoints.newest() is not None:
     begin = checkpoints.restore(begin)
     recorder.say(f"Resumed from step {int(begin.step)}.")
   kept: dict[str, Any] = {"trainable": jax.device_get(begin.trainable)}
 
-  def keep_best(now: state.TrainState, found: loop.Scores) -> None:
-    kept["trainable"] = jax.device_get(now.trainable)
+  def keep_best(trained: Any, found: loop.Best) -> None:
+    kept["trainable"] = jax.device_get(trained)
     if keep is not None:
-      whole = branches.merge(kept["trainable"], frozen)
-      keep(whole, kept["trainable"], loop.Best(int(now.step), found))
+      keep(branches.merge(kept["trainable"], frozen), kept["trainable"], found)
 
   final, best = loop.run(
-    jax.jit(
-      step.train_step(
-        model, recipe.objective, transform, recipe.microbatches, recipe.dropout
-      ),
-      donate_argnums=0,
-    ),
+    _compiled(ready),
     begin,
     frozen,
     batching.train_batches(
-      source,
-      layout,
+      ready.source,
+      ready.layout,
       recipe.batch_size,
       recipe.seed,
       int(begin.step),
@@ -192,17 +219,24 @@ def fit(
     recipe.optimizer.schedule,
     evaluate=(lambda now: scores(now.trainable)) if validation else None,
     save=None if checkpoints is None else checkpoints.save,
-    keep=keep_best,
+    keep=lambda now, found: keep_best(now.trainable, loop.Best(int(now.step), found)),
     best=best,
   )
   if best.scores is None:
-    kept["trainable"] = jax.device_get(final.trainable)
-    if keep is not None:
-      whole = branches.merge(final.trainable, frozen)
-      keep(whole, kept["trainable"], loop.Best(int(final.step)))
-    if keep is not None:
-      keep(kept["trainable"], int(final.step), {})
+    keep_best(final.trainable, loop.Best(int(final.step)))
   return Fitted(branches.merge(final.trainable, frozen), kept["trainable"], best)
+
+
+def _compiled(ready: Ready) -> Callable[..., Any]:
+  recipe = ready.recipe
+  step_fn = step.train_step(
+    ready.model,
+    recipe.objective,
+    ready.transform,
+    recipe.microbatches,
+    recipe.dropout,
+  )
+  return jax.jit(step_fn, donate_argnums=0)
 
 
 def initial_params(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import pathlib
 import sys
 import time
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import tqdm
+
+from prompt_tuning.core import files
 
 
 class Log:
@@ -45,10 +48,8 @@ class Log:
     if not self._path.exists():
       return
     lines = self._path.read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    aside = self._path.with_suffix(".tmp")
-    aside.write_text("".join(line + "\n" for line in kept))
-    aside.replace(self._path)
+    kept = [line for line in lines if _step(line) <= step]
+    files.write_text(self._path, "".join(line + "\n" for line in kept))
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """One line of metrics.jsonl, one event a value, one line on the screen."""
@@ -85,3 +86,11 @@ class Log:
     for writer in self._writers.values():
       writer.flush()
       writer.close()
+
+
+def _step(line: str) -> float:
+  """The step of a line; beyond all steps where an interrupted run left half a line."""
+  try:
+    return json.loads(line)["step"]
+  except ValueError:
+    return math.inf

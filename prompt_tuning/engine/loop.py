@@ -111,6 +111,9 @@ def run(
   """
   best = best or Best()
   number = int(state.step)
+  if evaluate is not None and best.scores is not None and _stale(number, best, plan):
+    recorder.say(f"Stopped already, at step {number}; the best is step {best.step}.")
+    return state, best
   merge = jax.jit(merge_metrics)
   metrics = None
   feed = ahead(sharding.put(dict(batch), over) for batch in batches)

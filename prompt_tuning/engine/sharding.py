@@ -23,12 +23,16 @@ def by_rows(over: Mesh) -> NamedSharding:
   return NamedSharding(over, PartitionSpec("data"))
 
 
-def check_batch(size: int, microbatches: int, over: Mesh) -> None:
+def check_batch(
+  size: int, microbatches: int, over: Mesh, name: str = "BATCH_SIZE"
+) -> None:
   """Raises ValueError where a batch cannot be divided evenly."""
+  if microbatches < 1:
+    raise ValueError(f"`MICROBATCHES` must be at least 1, got {microbatches}.")
   parts = over.size * microbatches
   if size < 1 or size % parts:
     raise ValueError(
-      f"`BATCH_SIZE` is {size}; it must be a multiple of {parts} "
+      f"`{name}` is {size}; it must be a multiple of {parts} "
       f"({over.size} devices x {microbatches} microbatches)."
     )
 

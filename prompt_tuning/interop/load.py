@@ -38,7 +38,6 @@ def load(
   backbone: Any = None,
   vocabulary: Any = None,
   seed: int = 0,
-  trains: bool = False,
 ) -> Loaded:
   """Loads weights, or draws them where `path` is None.
 
@@ -47,8 +46,6 @@ def load(
     backbone: architecture that the folder must have, with switches to apply.
     vocabulary: SeqIO vocabulary; None takes spiece.model from the folder.
     seed: of random weights.
-    trains: whether the backbone itself will train; without it, random weights are
-      refused unless a backbone is bound (they steer nothing).
 
   Raises:
     ValueError: if something is missing or does not fit.
@@ -59,7 +56,6 @@ def load(
         "`INITIAL_CHECKPOINT_PATH` is None, so `BACKBONE` and `VOCABULARY` must be "
         "bound: include a file of gin/backbones/ and bind a vocabulary."
       )
-    del trains
     params = backbone.init(jax.random.key(seed))
     return checked(Loaded(backbone, params, vocabulary, "random"))
   folder = MINI if path == "mini" else pathlib.Path(path)

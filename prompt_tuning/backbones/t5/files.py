@@ -17,6 +17,7 @@ from safetensors import flax as safetensors_flax
 
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.backbones.t5.stacking import stack_layers, unstack_layers
 from prompt_tuning.core.files import whole_folder
 from prompt_tuning.core.trainable import flatten, unflatten
 
@@ -40,7 +41,7 @@ def save(
     dtype: cast the weights (bfloat16 halves the file and rounds to 8 bits).
   """
   config = dataclasses.replace(backbone.config, scan_layers=False)
-  weights = flatten(params)
+  weights = flatten(unstack_layers(params))
   if dtype is not None:
     weights = {name: jnp.asarray(value, dtype) for name, value in weights.items()}
   with whole_folder(folder) as aside:
@@ -107,7 +108,10 @@ def load(
   check_names(flatten(unrolled.shapes()), flat, str(folder))
   if dtype is not None:
     flat = {name: jnp.asarray(value, dtype) for name, value in flat.items()}
-  return backbone, unflatten(flat)
+  params = unflatten(flat)
+  if backbone.config.scan_layers:
+    params = stack_layers(params, backbone.config)
+  return backbone, params
 
 
 def check_names(expected: dict[str, Any], found: dict[str, Any], where: str) -> None:
@@ -142,7 +146,7 @@ def fingerprint(params: Any) -> str:
   in bfloat16 and the same weights held in float32 agree.
   """
   digest = hashlib.sha256()
-  for name, value in flatten(params).items():
+  for name, value in flatten(unstack_layers(params)).items():
     value = jax.device_get(value).astype(jnp.bfloat16)
     digest.update(f"{name}{value.shape}".encode())
     digest.update(value.tobytes())
