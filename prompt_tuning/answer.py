@@ -8,7 +8,9 @@ from typing import Any
 
 from prompt_tuning.core import files
 from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
+from prompt_tuning.data.task import split_mark
 from prompt_tuning.engine import product
 from prompt_tuning.interop.load import Loaded, load
 
@@ -72,6 +74,22 @@ def open_session(
       )
     checkpoint = prompt.card["backbone"]["name"]
   return session(load(checkpoint), prompt, force)
+
+
+def examples(vocabulary: Any, texts: Iterable[str]) -> list[dict[str, Any]]:
+  """Tokenised inputs without targets; `<prompt>` in a text marks the prompt's place."""
+  found = []
+  for text in texts:
+    before, rest = split_mark(text)
+    mark = -1 if before is None else len(vocabularies.encode(vocabulary, before))
+    found.append(
+      {
+        "inputs": vocabularies.with_end(vocabulary, rest),
+        "targets": [vocabulary.eos_id],
+        "mark": mark,
+      }
+    )
+  return found
 
 
 def write_lines(path: pathlib.Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -22,7 +22,8 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
 from prompt_tuning.data.lists import Lists
-from prompt_tuning.engine import config, decode, evaluate, fit, loop, product
+from prompt_tuning.engine import config, evaluate, fit, loop, product
+from prompt_tuning.engine import score as scoring
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop.load import Loaded, load
 from prompt_tuning.outputs.choice import Choice
@@ -329,7 +330,7 @@ def score(
     for source, target in pairs
   ]
   layout = ready.layout(examples, targets=True)
-  run = jax.jit(functools.partial(decode.score, ready.model))
+  run = jax.jit(functools.partial(scoring.score, ready.model))
   found: list[float] = []
   for batch, real in evaluate.device_batches(examples, layout, min(64, len(pairs))):
     found += [float(x) for x in run(ready.params, batch)[:real]]

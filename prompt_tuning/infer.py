@@ -5,13 +5,14 @@
     --gin.OUTPUT_FILE="'answers.jsonl'"
 """
 
+import codecs
 import gzip
 import pathlib
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer
-from prompt_tuning.data import vocabularies
 from prompt_tuning.engine import config, evaluate
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.text import Greedy
@@ -49,10 +50,7 @@ def infer(
   if output is None:
     output = Choice() if labels else Greedy(32)
   vocabulary = session.loaded.vocabulary
-  examples = [
-    {"inputs": vocabularies.with_end(vocabulary, text), "targets": [vocabulary.eos_id]}
-    for text in texts
-  ]
+  examples = answer.examples(vocabulary, texts)
   run = evaluate.predictor(session.model, vocabulary, labels, output)
   records: list[dict[str, Any]] = []
   layout = session.layout(examples)
@@ -75,11 +73,14 @@ def read_lines(path: str) -> list[str]:
   file = pathlib.Path(path)
   if not file.is_file():
     raise ValueError(f"`INPUT_FILE` is {path!r}, which does not exist.")
-  data = (
-    gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-  )
+  data = file.read_bytes()
+  if file.suffix == ".gz":
+    try:
+      data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+      raise ValueError(f"{path!r} is no whole gzip file: {error}.") from error
   lines = []
-  for number, line in enumerate(data.splitlines(), 1):
+  for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
     try:
       lines.append(line.decode("utf-8"))
     except UnicodeDecodeError as error:

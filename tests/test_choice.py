@@ -12,7 +12,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import PromptedModel, features
-from prompt_tuning.engine import decode
+from prompt_tuning.engine import score as scoring
 from prompt_tuning.outputs import choice
 
 V, T = 23, 7
@@ -84,7 +84,7 @@ def alone(prompted):
   def run(params, targets):
     targets = jnp.broadcast_to(targets, (3, LABELS.shape[1]))
     batch = features(inputs(), targets, model.lengths)
-    return decode.score(model, params, batch), model.logits(params, batch)
+    return scoring.score(model, params, batch), model.logits(params, batch)
 
   scores, by_hand = [], []
   for label in LABELS:
@@ -107,7 +107,7 @@ def alone(prompted):
 def test_labels_score_as_if_alone(prompted, options):
   model, params = setting(prompted)
   options = {"labels": LABELS, **options}
-  run = jax.jit(functools.partial(decode.choice_scores, model, **options))
+  run = jax.jit(functools.partial(scoring.choice_scores, model, **options))
   wanted = alone(prompted)
   if "normalize_by_length" in options:
     wanted = wanted / np.count_nonzero(LABELS, 1)
@@ -120,7 +120,7 @@ def test_a_row_sees_neither_its_batch_nor_other_labels():
   ids = np.pad(inputs()[::-1], ((0, 1), (0, 2)))
   order = np.array([[0, 1], [3, 2], [1, 4], [0, 0]])
   labels = np.pad(LABELS, ((0, 0), (0, 2)))[order]
-  run = jax.jit(functools.partial(decode.choice_scores, model))
+  run = jax.jit(functools.partial(scoring.choice_scores, model))
   scores = run(params, batch_of(model, ids), labels)
   expected = np.take_along_axis(alone(True)[::-1], order[:3], 1)
   np.testing.assert_allclose(scores[:3], expected, atol=2e-5)
@@ -135,7 +135,7 @@ def test_inputs_are_encoded_once_and_never_repeated(chunk, monkeypatch):
   batch = batch_of(model, np.full((3, 9), 4))
 
   def run(params):
-    return decode.choice_scores(model, params, batch, LABELS, chunk=chunk)
+    return scoring.choice_scores(model, params, batch, LABELS, chunk=chunk)
 
   program = jax.jit(run).lower(params).as_text()
   K = chunk or len(LABELS)
@@ -150,7 +150,7 @@ def test_scores_train_a_prompt():
   def loss(prompt):
     given = {**params, "prompt": prompt}
     batch = batch_of(model, inputs())
-    return decode.choice_scores(model, given, batch, LABELS, chunk=2).sum()
+    return scoring.choice_scores(model, given, batch, LABELS, chunk=2).sum()
 
   shapes = jax.eval_shape(jax.grad(loss), params["prompt"])
   assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params["prompt"])
@@ -171,13 +171,13 @@ def test_scores_train_a_prompt():
 def test_bad_labels_are_refused(labels, named):
   model, params = setting()
   with pytest.raises(ValueError, match=f"labels.*{named}"):
-    decode.choice_scores(model, params, {}, labels)
+    scoring.choice_scores(model, params, {}, labels)
 
 
 def test_packed_rows_are_refused():
   model, params = setting()
   packed = {**batch_of(model, inputs()), "segment_ids": inputs()}
-  for run in (decode.score, functools.partial(decode.choice_scores, labels=LABELS)):
+  for run in (scoring.score, functools.partial(scoring.choice_scores, labels=LABELS)):
     with pytest.raises(ValueError, match="packing"):
       run(model, params, packed)
 

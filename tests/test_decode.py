@@ -14,7 +14,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import PromptedModel, features
-from prompt_tuning.engine import decode
+from prompt_tuning.engine import beam, decode, search
 from prompt_tuning.outputs import choice, text
 
 V, U, T, SEED = 23, 6, 7, 40
@@ -218,7 +218,7 @@ def test_beams_in_a_small_world(form, beams, alpha):
   rows = 150
   after, step, cache, first = small_world(beams, rows)
   ids, log_probs = run(
-    decode.beam_search, step, cache, first, SMALL_U, beams, alpha, length_penalty=form
+    beam.beam_search, step, cache, first, SMALL_U, beams, alpha, length_penalty=form
   )
   for row in range(rows):
     wanted = beam_reference(after, row, beams, alpha, form, SMALL_U)
@@ -230,7 +230,7 @@ def test_beams_in_a_small_world(form, beams, alpha):
 def test_enough_beams_find_the_best_of_all_sequences():
   rows, alpha = 8, 0.6
   after, step, cache, first = small_world(0, rows)
-  ids, log_probs = run(decode.beam_search, step, cache, first, SMALL_U, 64, alpha)
+  ids, log_probs = run(beam.beam_search, step, cache, first, SMALL_U, 64, alpha)
 
   def everything(row, prefix=(), total=0.0):
     for token, gain in enumerate(after(row, prefix)):
@@ -243,13 +243,13 @@ def test_enough_beams_find_the_best_of_all_sequences():
   for row in range(rows):
     best, prefix = max(everything(row))
     assert np.asarray(ids[row, 0]).tolist() == padded(prefix, SMALL_U)
-    penalty = decode.length_penalty("brevity", alpha, len(prefix))
+    penalty = beam.length_penalty("brevity", alpha, len(prefix))
     np.testing.assert_allclose(log_probs[row, 0] / penalty, best, rtol=1e-5)
 
 
 def test_fewer_sequences_than_beams():
   after, step, cache, first = small_world(4, 2)
-  ids, log_probs = run(decode.beam_search, step, cache, first, 1, 8)
+  ids, log_probs = run(beam.beam_search, step, cache, first, 1, 8)
   for row in range(2):
     best = np.argsort(-after(row, ()))
     # What ended goes before what was cut.
@@ -269,7 +269,7 @@ def test_caches_are_gathered_along_the_axis_they_are_batched_on():
     return logits, jax.tree.map(lambda x: x[None], cache)
 
   cache = jax.tree.map(lambda x: x[None], cache)
-  ids, _ = run(decode.beam_search, turned, cache, first, SMALL_U, beams, 0.6, 1)
+  ids, _ = run(beam.beam_search, turned, cache, first, SMALL_U, beams, 0.6, 1)
   for row in range(rows):
     wanted = beam_reference(after, row, beams, 0.6, "brevity", SMALL_U)
     expected = [padded(item[2], SMALL_U) for item in wanted]
@@ -279,8 +279,8 @@ def test_caches_are_gathered_along_the_axis_they_are_batched_on():
 def test_one_beam_without_penalty_is_greedy():
   _, step, cache, first = small_world(5, 24)
   rules = {"alpha": 0.0, "length_penalty": "power"}
-  ids, log_probs = run(decode.beam_search, step, cache, first, SMALL_U, 1, **rules)
-  plain_ids, plain_log_probs = run(decode.greedy, step, cache, first, SMALL_U)
+  ids, log_probs = run(beam.beam_search, step, cache, first, SMALL_U, 1, **rules)
+  plain_ids, plain_log_probs = run(search.greedy, step, cache, first, SMALL_U)
   np.testing.assert_array_equal(ids[:, 0], plain_ids)
   np.testing.assert_allclose(log_probs[:, 0], plain_log_probs, atol=1e-5)
 
@@ -298,8 +298,8 @@ def test_a_row_does_not_see_its_batch():
 def test_top_k_of_one_is_greedy():
   _, step, cache, first = small_world(1, 6)
   key = jax.random.key(0)
-  ids, log_probs = run(decode.sample, step, cache, first, SMALL_U, key, top_k=1)
-  plain_ids, plain_log_probs = run(decode.greedy, step, cache, first, SMALL_U)
+  ids, log_probs = run(search.sample, step, cache, first, SMALL_U, key, top_k=1)
+  plain_ids, plain_log_probs = run(search.greedy, step, cache, first, SMALL_U)
   np.testing.assert_array_equal(ids, plain_ids)
   np.testing.assert_allclose(log_probs, plain_log_probs, atol=1e-5)
 
@@ -339,7 +339,7 @@ def test_without_a_key_the_seed_decides(monkeypatch):
 def test_a_key_for_each_row_travels_with_it():
   _, step, cache, first = small_world(1, 6)
   keys = jax.random.split(jax.random.key(0), 6)
-  sample = jax.jit(lambda *given: decode.sample(step, *given[:2], SMALL_U, given[2]))
+  sample = jax.jit(lambda *given: search.sample(step, *given[:2], SMALL_U, given[2]))
   ids, _ = sample(cache, first, keys)
   turned, _ = sample(*jax.tree.map(lambda x: x[::-1], (cache, first, keys)))
   np.testing.assert_array_equal(ids, turned[::-1])
@@ -349,7 +349,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p():
   probability = np.array([[0.1, 0.4, 0.05, 0.2, 0.25], [0.96, 0.01, 0.01, 0.01, 0.01]])
   logits = jnp.log(jnp.asarray(probability, jnp.float32))
   for p, sizes in ((0.3, (1, 1)), (0.5, (2, 1)), (0.84, (3, 1)), (0.99, (5, 4))):
-    kept, ids = decode.candidates(logits, 1.0, 0, p)
+    kept, ids = search.candidates(logits, 1.0, 0, p)
     for row, size in enumerate(sizes):
       stays = np.isfinite(kept[row])
       mass = np.sort(probability[row, ids[row][stays]])
@@ -359,12 +359,12 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p():
 
 def test_filters_apply_in_turn():
   logits = jnp.log(jnp.array([[0.1, 0.4, 0.05, 0.2, 0.25]]))
-  kept, ids = decode.candidates(logits, 1.0, 2, 1.0)
+  kept, ids = search.candidates(logits, 1.0, 2, 1.0)
   assert ids.tolist() == [[1, 4]] and np.isfinite(kept).all()
   # Of the two, 0.4 is 0.615: enough for 0.6, though not before the others went.
-  kept, _ = decode.candidates(logits, 1.0, 2, 0.6)
+  kept, _ = search.candidates(logits, 1.0, 2, 0.6)
   assert np.isfinite(kept).tolist() == [[True, False]]
-  kept, ids = decode.candidates(logits, 0.5, 0, 1.0)
+  kept, ids = search.candidates(logits, 0.5, 0, 1.0)
   np.testing.assert_allclose(kept, 2 * logits, rtol=1e-6)
   assert ids.tolist() == [[0, 1, 2, 3, 4]]
 
@@ -376,7 +376,7 @@ def test_draws_follow_the_probabilities():
   def step(ids, cache, index):
     return first, cache
 
-  ids, gained = run(decode.sample, step, (), first, 1, jax.random.key(0))
+  ids, gained = run(search.sample, step, (), first, 1, jax.random.key(0))
   shares = np.bincount(np.asarray(ids)[:, 0], minlength=4) / 4000
   np.testing.assert_allclose(shares, [0.5, 0, 0.3, 0.2], atol=0.03)
   np.testing.assert_allclose(gained, log_probs[ids[:, 0]], atol=1e-6)
@@ -446,7 +446,7 @@ def test_beams_share_the_keys_and_values_of_their_encoding():
     (lambda: text.Beam(U, beams=0), "Beam.beams"),
     (lambda: text.Beam(U, alpha=-0.1), "Beam.alpha"),
     (lambda: text.Beam(U, length_penalty="none"), "Beam.length_penalty"),
-    (lambda: decode.length_penalty("none", 1.0, 1), "length_penalty"),
+    (lambda: beam.length_penalty("none", 1.0, 1), "length_penalty"),
     (lambda: text.answers(np.zeros(3, int), str), "ids"),
     (lambda: text.answers(np.zeros((3, 2)), str), "generate"),
   ],

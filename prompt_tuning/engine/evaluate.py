@@ -12,6 +12,7 @@ from prompt_tuning.data import batches as batching
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.engine import decode, sharding
+from prompt_tuning.engine import score as scoring
 from prompt_tuning.outputs import choice, text
 
 Example = dict[str, Any]
@@ -137,7 +138,7 @@ def predictor(
       )
     ids_KU = choice.label_rows(labels, encode)
     score = jax.jit(
-      lambda params, batch: decode.choice_scores(
+      lambda params, batch: scoring.choice_scores(
         model, params, batch, ids_KU, output.normalize_by_length, output.chunk
       )
     )

@@ -18,7 +18,7 @@ Scores = Mapping[str, float]
 
 
 class DivergedError(ValueError):
-  """The loss or its gradient stopped being finite."""
+  """The loss, its gradient or an update stopped being finite."""
 
 
 class Recorder(Protocol):
@@ -161,9 +161,9 @@ def _report(number: int, metrics: Any, rate: Any, recorder: Recorder) -> None:
   values = {name: float(metric.compute()) for name, metric in metrics.items()}
   if values.pop("bad_steps") > 0 or not math.isfinite(values["loss"]):
     raise DivergedError(
-      f"The loss or its gradient was not finite at or before step {number} (learning "
-      f"rate {float(rate(number)):g}). The last checkpoint before it is kept. Lower "
-      "LEARNING_RATE, or start from a smaller initialisation."
+      f"The loss, its gradient or an update was not finite at or before step {number} "
+      f"(learning rate {float(rate(number)):g}). The last checkpoint before is kept. "
+      "Lower LEARNING_RATE, or start from a smaller initialisation."
     )
   values["learning_rate"] = float(rate(number))
   recorder.write(number, "train", values)

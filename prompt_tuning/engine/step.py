@@ -76,9 +76,9 @@ def train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """(state, frozen, batch, key) -> (state, metrics).
 
-  A step whose loss or gradient is not finite changes nothing but the step number, and
-  reports it as the metric `bad_steps`: the last good state survives for the loop to
-  keep. Pass `dropout=False` where nothing is dropped.
+  A step whose loss, gradient or update is not finite changes nothing but the step
+  number, and reports it as the metric `bad_steps`: the last good state survives for the
+  loop to keep. Pass `dropout=False` where nothing is dropped.
   """
   gradient = gradients(model, objective, microbatches)
 
@@ -88,8 +88,9 @@ def train_step(
     grads = jax.tree.map(lambda g: g / term.weight, grads)
     norm = optax.tree.norm(grads)
     loss = term.total / term.weight
-    good = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, optimizer = transform.update(grads, state.optimizer, state.trainable)
+    sizes = jnp.stack([loss, norm, optax.tree.norm(updates)])
+    good = jnp.isfinite(sizes).all()
     moved = optax.apply_updates(state.trainable, updates)
 
     def keep(new, old):

@@ -67,7 +67,7 @@ class Beam:
     beams: K, sequences kept a row, and returned.
     alpha: strength of the length penalty; 0 ranks by plain log-probability.
     length_penalty: "brevity" searches as T5X does, "power" as Hugging Face does;
-      `engine.decode.beam_search` says where they differ.
+      `engine.beam.beam_search` says where they differ.
   """
 
   loop: ClassVar[str] = "beam_search"
