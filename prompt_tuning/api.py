@@ -267,30 +267,21 @@ def _layout(
   )
 
 
-def examples_of(model: Model, texts: Sequence[str]) -> list[dict[str, Any]]:
-  """Tokenised inputs without targets."""
-  for i, text in enumerate(texts):
-    if not isinstance(text, str):
-      raise ValueError(f"`texts[{i}]` is {text!r}; it must be a text.")
-  vocabulary = model.loaded.vocabulary
-  return [
-    {"inputs": vocabularies.with_end(vocabulary, text), "targets": [vocabulary.eos_id]}
-    for text in texts
-  ]
-
-
 def _answers(
   model: Model, prompt: Product | None, texts: Sequence[str], labels: Any, output: Any
 ) -> list[dict[str, Any]]:
   if not texts:
     return []
+  for i, text in enumerate(texts):
+    if not isinstance(text, str):
+      raise ValueError(f"`texts[{i}]` is {text!r}; it must be a text.")
   ready = answer.session(model.loaded, prompt)
-  examples = examples_of(model, texts)
+  examples = answer.examples(model.loaded.vocabulary, texts)
   run = evaluate.predictor(ready.model, model.loaded.vocabulary, labels, output)
   layout, size = ready.layout(examples), min(64, len(texts))
   records: list[dict[str, Any]] = []
   for batch, real in evaluate.device_batches(examples, layout, size):
-    records += run(ready.params, batch)[:real]
+    records += run(ready.params, batch, len(records))[:real]
   return records
 
 

@@ -55,7 +55,7 @@ def infer(
   records: list[dict[str, Any]] = []
   layout = session.layout(examples)
   for batch, real in evaluate.device_batches(examples, layout, eval_batch_size):
-    records += run(session.params, batch)[:real]
+    records += run(session.params, batch, len(records))[:real]
   lines = [
     {"input": text, **record} for text, record in zip(texts, records, strict=True)
   ]

@@ -1,8 +1,16 @@
-"""Tiny runs of every method in `gin/methods/`, for tests."""
+"""Tiny runs of every method in `gin/methods/`, for tests.
+
+As a program it takes a folder and names of methods, and writes there the result of one
+compiled step of each, divided over all devices.
+"""
 
 import dataclasses
+import functools
 import pathlib
 import re
+import sys
+import tempfile
+import zlib
 from typing import Any
 
 import jax
@@ -13,24 +21,27 @@ import optax
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import trainable as branches
-from prompt_tuning.core.model import PromptedModel, features
-from prompt_tuning.engine import config, fit, optimizer, state, step
+from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.data.batches import stack
+from prompt_tuning.data.features import Layout, pad
+from prompt_tuning.data.packing import pack
+from prompt_tuning.engine import config, optimizer, sharding, state, step
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 METHODS = config.methods()
-# Rows, input tokens, target tokens; 8 rows so that 8 devices get one each.
-B, T, U = 8, 9, 4
-V, H = 64, 16
+V, H = 61, 16
 BACKBONE = T5(T5Config(V, H, 2, 8, 24, 1, 1))
-# What methods leave open, or would make too large; no two letters of a formula share a
-# value, so that no wrong formula gives the right count.
+# Every batch has 8 rows (one a device) of 40 and 20 positions, prompts and packing
+# included: run primitive by primitive, all methods then share their compilations.
+B, T, U, S = 8, 40, 20, 3
+# No two letters of a formula share a value, so that no wrong one gives the count.
 NUMBERS = {
-  "PROMPT_LENGTH": 4,
+  "PROMPT_LENGTH": 6,
   "TASK_LENGTH": 3,
   "GENERATOR_WIDTH": 20,
-  "PHM_ORDER": 2,
+  "PHM_ORDER": 4,
   "LSTM_UNITS": 5,
-  "CODE_WIDTH": 8,
+  "CODE_WIDTH": 12,
 }
 LETTERS = {
   "P": "PROMPT_LENGTH",
@@ -40,72 +51,52 @@ LETTERS = {
   "u": "LSTM_UNITS",
   "C": "CODE_WIDTH",
 }
-# Macros that name a file of an array.
+# Macros that name a file of an array [V H].
 FILE = re.compile(r".*_(TABLE|FILE)")
+
+Example = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """What a gin file says.
-
-  Attributes:
-    name: of the file. prompt: its PROMPT. trainable: its TRAINABLE.
-    rate, branch_rates: LEARNING_RATE and BRANCH_SCHEDULES, as the engine reads them.
-    macros: numbers that it reads.
-  """
+  """What a gin file says: its PROMPT, TRAINABLE, rates, and the numbers it reads."""
 
   name: str
   prompt: Any
   trainable: tuple[str, ...]
   rate: float
   branch_rates: dict[str, Any]
-  macros: dict[str, Any]
-
-  @property
-  def external(self) -> int:
-    """Width of the vectors that its data must bring; 0 for none."""
-    return 0 if self.prompt is None else self.prompt.external_width
-
-  @property
-  def reads_input(self) -> bool:
-    return self.prompt is not None and self.prompt.reads_input
-
-  def optimizer(self) -> optimizer.Optimizer:
-    """The engine's optimiser with the file's rates."""
-    return optimizer.Optimizer(
-      optimizer.Adafactor(),
-      optimizer.constant(self.rate),
-      branch_schedules=self.branch_rates,
-    )
+  numbers: dict[str, int]
 
 
-def load(name: str, folder: pathlib.Path, *bindings: str, **numbers: Any) -> Method:
+def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Method:
   """Parses a method's file with tiny numbers.
 
   Args:
-    name: of the file. folder: where an array that it reads may be written.
-    bindings: more lines of gin. numbers: macros that override `NUMBERS`.
+    name: of the file. folder: where an array that it asks for is written.
+    bindings: more lines of gin. numbers: macros in place of `NUMBERS`.
   """
   file = f"gin/methods/{name}.gin"
   config.parse([file], check=False)
   known = config.names()
-  table = folder / f"{name}.npy"
-  np.save(table, np.random.default_rng(5).normal(size=(V, H)).astype(np.float32))
-  lines = [f"{m} = {str(table)!r}" for m in known if FILE.fullmatch(m)]
-  chosen = {**NUMBERS, **numbers}
-  lines += [f"{m} = {value!r}" for m, value in chosen.items() if m in known]
-  # Raises, and names them, where a macro of a new method is still unset.
+  chosen: dict[str, Any] = {**NUMBERS, **numbers}
+  for macro in filter(FILE.fullmatch, known - set(numbers)):
+    chosen[macro] = str(pathlib.Path(folder) / f"{macro}.npy")
+    np.save(chosen[macro], np.random.default_rng(5).normal(size=(V, H)))
+  lines = [f"{macro} = {chosen[macro]!r}" for macro in chosen if macro in known]
+  # Names the macros that a new method leaves open: give them a value in NUMBERS.
   config.parse([file], [*lines, *bindings])
-  known = config.names()
-  given = {m: config.macro(m) for m in LETTERS.values() if m in known}
-  rates = config.macro("BRANCH_SCHEDULES") if "BRANCH_SCHEDULES" in known else {}
+  found = {name: config.macro(name) for name in config.names() & set(chosen)}
+  found |= {"LEARNING_RATE": 0.1, "BRANCH_SCHEDULES": {}}
+  for macro in config.names() & {"LEARNING_RATE", "BRANCH_SCHEDULES"}:
+    found[macro] = config.macro(macro)
   return Method(
-    name=name,
-    prompt=config.macro("PROMPT"),
-    trainable=tuple(config.macro("TRAINABLE")),
-    rate=config.macro("LEARNING_RATE") if "LEARNING_RATE" in known else 0.1,
-    branch_rates=rates,
-    macros=given,
+    name,
+    config.macro("PROMPT"),
+    tuple(config.macro("TRAINABLE")),
+    found.pop("LEARNING_RATE"),
+    found.pop("BRANCH_SCHEDULES"),
+    found,
   )
 
 
@@ -114,80 +105,130 @@ def encode(text: str) -> list[int]:
   return [3 + ord(letter) % (V - 3) for letter in text]
 
 
-def examples(count: int = B, seed: int = 0) -> list[dict[str, np.ndarray]]:
-  """Unpadded task features of many lengths; some are shorter than a prompt."""
+def examples(seed: int = 0, count: int = B) -> list[Example]:
+  """Task features of several lengths; some are shorter than the prompts."""
   rng = np.random.default_rng(seed)
-  found = []
-  for i in range(count):
-    length = (T, 2, 5, T - 1)[i % 4]
-    target = 2 + i % (U - 1)
-    found.append(
-      {
-        "inputs": np.append(rng.integers(3, V, length - 1), 1).astype(np.int32),
-        "targets": np.append(rng.integers(3, V, target - 1), 1).astype(np.int32),
-        "external": rng.normal(size=NUMBERS["CODE_WIDTH"]).astype(np.float32),
-      }
-    )
-  return found
+
+  def ids(length: int) -> np.ndarray:
+    return np.append(rng.integers(3, V, length - 1), 1).astype(np.int32)
+
+  return [
+    {
+      "inputs": ids((9, 2, 5, 8)[i % 4]),
+      "targets": ids(2 + i % 3),
+      "external": rng.normal(size=NUMBERS["CODE_WIDTH"]).astype(np.float32),
+    }
+    for i in range(count)
+  ]
 
 
-def stack(rows: list[np.ndarray], length: int) -> np.ndarray:
-  """Rows filled up with pads."""
-  return np.stack([np.pad(row, (0, length - len(row))) for row in rows])
+def random_params(shapes: Any, scale: float = 0.3, salt: str = "") -> Any:
+  """Numbers for a tree of shapes, the same in every process; norms stay near 1."""
+
+  def draw(path: str, leaf: Any) -> jax.Array:
+    rng = np.random.default_rng(zlib.crc32((salt + path).encode()))
+    values = scale * rng.normal(size=leaf.shape)
+    return jnp.asarray(values + path.endswith("/scale"), jnp.float32)
+
+  flat = {path: draw(path, leaf) for path, leaf in branches.flatten(shapes).items()}
+  return branches.unflatten(flat)
 
 
-def batch_of(
-  model: PromptedModel, rows: list[dict[str, np.ndarray]], length: int = T
-) -> dict[str, jax.Array]:
-  """A padded batch with the model's positions in front."""
-  batch = features(
-    stack([row["inputs"] for row in rows], length),
-    stack([row["targets"] for row in rows], U),
-    model.lengths,
-  )
-  if model.prompt is not None and model.prompt.external_width:
-    batch["external"] = jnp.asarray(np.stack([row["external"] for row in rows]))
-  return batch
+@functools.cache
+def backbone_params() -> Any:
+  """Weights of the tiny backbone."""
+  return random_params(BACKBONE.shapes())
 
 
 @dataclasses.dataclass
 class Case:
-  """One method on the tiny backbone.
-
-  Attributes:
-    method: its sentence. model: the model. params: random parameters.
-    rows: its examples. batch: the same as a batch.
-  """
+  """One method on the tiny backbone, with parameters drawn at random."""
 
   method: Method
   model: PromptedModel
   params: dict[str, Any]
-  rows: list[dict[str, np.ndarray]]
-  batch: dict[str, jax.Array]
+  rows: list[Example]
 
   @property
   def split(self) -> tuple[Any, Any]:
+    """(trainable, frozen) parameters."""
     return branches.split(self.params, self.method.trainable)
+
+  @property
+  def layout(self) -> Layout:
+    """Positions on both sides, the reserved ones included, are T and U."""
+    encoder, decoder = (self.model.lengths.get(s, 0) for s in ("encoder", "decoder"))
+    return Layout(T - encoder, U - decoder, encoder, decoder)
+
+  def batch(self, rows: list[Example] | None = None, more: int = 0) -> dict[str, Any]:
+    """A padded batch of examples, with `more` pads behind each input."""
+    layout = dataclasses.replace(self.layout, inputs=self.layout.inputs + more)
+    rows = self.rows if rows is None else rows
+    return self._arrays([pad(layout.convert(row), layout.lengths) for row in rows])
+
+  def _arrays(self, rows: list[Example]) -> dict[str, Any]:
+    batch = stack(rows)
+    if self.model.prompt is None or not self.model.prompt.external_width:
+      batch.pop("external", None)
+    return {name: jnp.asarray(value) for name, value in batch.items()}
+
+  def packed(self) -> tuple[PromptedModel, dict[str, Any], dict[int, tuple[int, int]]]:
+    """Model and batch of the same examples in packed rows, B rows in all.
+
+    Also says where each example went: number -> (row, segment from 1).
+    """
+    converted = [self.layout.convert(row) for row in self.rows]
+    rows = list(pack(converted, T, U, S))
+    blank = {name: np.zeros_like(value) for name, value in rows[0].items()}
+    blank = {name: x - name.endswith("prompt_index") for name, x in blank.items()}
+    batch = {
+      name: jnp.asarray(value)
+      for name, value in stack(rows + [blank] * (B - len(rows))).items()
+    }
+    places = {}
+    for number, row in enumerate(self.rows):
+      for b, s in np.ndindex(len(rows), S):
+        mine = (rows[b]["segment_ids"] == s + 1) & (rows[b]["prompt_index"] < 0)
+        if np.array_equal(rows[b]["inputs"][mine], row["inputs"]):
+          places[number] = (b, s + 1)
+    if self.model.prompt is not None and self.model.prompt.external_width:
+      # One vector a segment, which `pack` does not lay out.
+      external = np.zeros((B * S, len(self.rows[0]["external"])), np.float32)
+      for number, (b, s) in places.items():
+        external[b * S + s - 1] = self.rows[number]["external"]
+      batch["external"] = jnp.asarray(external)
+    return dataclasses.replace(self.model, segments=S), batch, places
 
   def logits(self, batch: Any = None, params: Any = None) -> np.ndarray:
     """Logits without dropout, one primitive at a time."""
-    batch = self.batch if batch is None else batch
+    batch = self.batch() if batch is None else batch
     return np.asarray(self.model.logits(params or self.params, batch))
 
+  @functools.cached_property
+  def plain_logits(self) -> np.ndarray:
+    """Logits of the case's own batch."""
+    return self.logits()
 
-def case(name: str, folder: pathlib.Path, backbone_params: Any) -> Case:
-  method = load(name, folder)
-  model = PromptedModel(BACKBONE, method.prompt)
-  params = {"backbone": backbone_params}
-  if method.prompt is not None:
-    params["prompt"] = model.init_prompt(jax.random.key(1), backbone_params, encode)
-  rows = examples()
-  return Case(method, model, params, rows, batch_of(model, rows))
+  def vectors(self, batch: dict[str, Any]) -> np.ndarray:
+    """The prompt's vectors [R P H], both sides one behind the other."""
+    found = self.model.inject(self.params, batch)
+    tables = [found.encoder_input, found.decoder_input]
+    return np.concatenate([np.asarray(x) for x in tables if x is not None], axis=1)
 
+  def training(self, rule: Any = optax.sgd, dropout: bool = False) -> tuple[Any, Any]:
+    """The engine's step with the file's rates, and its arguments.
 
-def backbone_params() -> Any:
-  """Random weights whose logits have a spread of about 1."""
-  return jax.jit(BACKBONE.init)(jax.random.key(0))
+    A recorder of the gradient stands in front of the rule, which is linear so that
+    rounding stays small.
+    """
+    trainable, frozen = self.split
+    rates = optimizer.constant(self.method.rate), None, self.method.branch_rates
+    transform = optax.chain(
+      recorder(), optimizer.Optimizer(rule, *rates).build(trainable)
+    )
+    run = step.train_step(self.model, CrossEntropy(), transform, dropout=dropout)
+    begin = state.create(trainable, transform)
+    return run, (begin, frozen, self.batch(), jax.random.key(2))
 
 
 def recorder() -> optax.GradientTransformation:
@@ -198,27 +239,26 @@ def recorder() -> optax.GradientTransformation:
   )
 
 
-def training(case: Case) -> tuple[Any, tuple[Any, Any, Any, Any]]:
-  """The engine's step for a method, and its arguments before the first one.
-
-  The optimiser is the method's own, with a recorder in front.
-  """
-  trainable, frozen = case.split
-  transform = optax.chain(recorder(), case.method.optimizer().build(trainable))
-  dropout = fit.drops(case.method.prompt)
-  run = step.train_step(case.model, CrossEntropy(), transform, dropout=dropout)
-  begin = state.create(trainable, transform)
-  return run, (begin, frozen, case.batch, jax.random.key(2))
-
-
 def outcome(result: Any) -> dict[str, np.ndarray]:
-  """A step's result as flat arrays: loss, gradients, trained leaves."""
+  """A step's result by name: loss, weight, gradients, trained leaves."""
   after, metrics = result
-  found = {"loss": np.asarray(metrics["loss"].compute())}
+  loss = metrics["loss"]
+  found = {"loss": np.asarray(loss.compute()), "weight": np.asarray(loss.count)}
   for kind, tree in (("gradient", after.optimizer[0]), ("trained", after.trainable)):
     for path, leaf in branches.flatten(tree).items():
       found[f"{kind}/{path}"] = np.asarray(leaf)
   return found
+
+
+def case(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Case:
+  """A method, see `load`, with its model and examples."""
+  method = load(name, folder, bindings, **numbers)
+  model = PromptedModel(BACKBONE, method.prompt)
+  params = {"backbone": backbone_params()}
+  if method.prompt is not None:
+    shapes = model.prompt_shapes(params["backbone"])
+    params["prompt"] = random_params(shapes, salt="prompt")
+  return Case(method, model, params, examples())
 
 
 def assert_close(left: Any, right: Any, tolerance: float = 1e-5) -> None:
@@ -226,3 +266,34 @@ def assert_close(left: Any, right: Any, tolerance: float = 1e-5) -> None:
   left, right = np.asarray(left), np.asarray(right)
   scale = max(1.0, float(np.abs(right).max())) if right.size else 1.0
   np.testing.assert_allclose(left, right, rtol=0, atol=tolerance * scale)
+
+
+def sharded_step(one: Case) -> dict[str, np.ndarray]:
+  """One compiled step, rows divided over all devices, the state donated."""
+  over = sharding.mesh()
+  sharding.check_batch(B, 1, over)
+  run, (begin, frozen, batch, key) = one.training()
+  place = sharding.replicated(over)
+  before = jax.tree.map(np.array, frozen)
+  frozen = jax.device_put(frozen, place)
+  # A copy: what is donated must not be the case's own arrays.
+  begin = jax.device_put(jax.tree.map(jnp.array, begin), place)
+  step_fn = jax.jit(run, donate_argnums=0)
+  found = outcome(step_fn(begin, frozen, sharding.put(batch, over), key))
+  found["devices"] = np.asarray(over.size)
+  jax.tree.map(np.testing.assert_array_equal, before, frozen)
+  return found
+
+
+def main(folder: str, *names: str) -> None:
+  """Writes FOLDER/NAME.npz for each method, each file whole or not at all."""
+  for name in names:
+    with tempfile.TemporaryDirectory() as scratch:
+      found = sharded_step(case(name, scratch))
+    aside = pathlib.Path(folder, f"{name}.part.npz")
+    np.savez(aside, **found)
+    aside.replace(pathlib.Path(folder, f"{name}.npz"))
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

@@ -59,8 +59,9 @@ def test_later_files_and_flags_win(write):
   assert wanted == {"LOG_PERIOD": 4, "BATCH_SIZE": 5, "SEED": 6}
 
 
-def test_search_paths_come_before_the_library(write, tmp_path):
-  write('include "gin/shared.gin"\n' + BASE, "a/recipe.gin")
+def test_search_paths_come_before_the_library(write, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  write(BASE + 'include "gin/shared.gin"\n', "a/recipe.gin")
   write("SEED = 7\n", "b/gin/shared.gin")
   write("BATCH_SIZE = 8\n", "c/gin/methods/prompt_tuning.gin")
   write('include "gin/methods/prompt_tuning.gin"\n', "c/two.gin")
@@ -182,7 +183,11 @@ def test_unknown_names_in_flags(refused, flag, wrong, nearest):
       "prompt_tuning.engine.optimiser",
       "prompt_tuning.engine.optimizer",
     ),
-    ("include 'gin/methods/promt_tuning.gin'", "promt_tuning.gin", "/prompt_tuning.gin"),
+    (
+      "include 'gin/methods/promt_tuning.gin'",
+      "promt_tuning.gin",
+      "/prompt_tuning.gin",
+    ),
   ],
 )
 def test_unknown_names_in_files(refused, text, wrong, nearest):

@@ -26,7 +26,12 @@ def whole_folder(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
     old = aside.with_name(aside.name + ".old")
     if folder.exists():
       os.replace(folder, old)
-    os.replace(aside, folder)
+    try:
+      os.replace(aside, folder)
+    except OSError:
+      if old.exists():
+        os.replace(old, folder)
+      raise
     shutil.rmtree(old, ignore_errors=True)
   except BaseException:
     shutil.rmtree(aside, ignore_errors=True)

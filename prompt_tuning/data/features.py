@@ -131,7 +131,8 @@ def _reserve(ids: np.ndarray, length: int, at: int) -> tuple[np.ndarray, np.ndar
 class PromptFeatureConverter(seqio.FeatureConverter):
   """`Layout` as a SeqIO feature converter, for SeqIO's own pipelines.
 
-  Packing is done by `data.packing`; this converter pads.
+  Packing is done by `data.packing`; this converter pads. A feature `mark` beside
+  `inputs` and `targets`, as our tasks give it, places the prompt of the place "mark".
   """
 
   TASK_FEATURES = {
@@ -160,15 +161,18 @@ class PromptFeatureConverter(seqio.FeatureConverter):
     names = tuple(self.MODEL_FEATURES)
     lengths = self.get_model_feature_lengths(task_feature_lengths)
 
-    def rows(inputs, targets):
+    def rows(inputs, targets, mark):
       inputs, targets = inputs[inputs > 0], targets[targets > 0]
-      features = self.layout.convert({"inputs": inputs, "targets": targets})
+      features = self.layout.convert(
+        {"inputs": inputs, "targets": targets, "mark": mark}
+      )
       padded = pad(features, self.layout.lengths)
       return [padded[name] for name in names]
 
     def convert(example):
+      mark = tf.cast(example.get("mark", -1), tf.int32)
       values = tf.numpy_function(
-        rows, [example["inputs"], example["targets"]], [tf.int32] * len(names)
+        rows, [example["inputs"], example["targets"], mark], [tf.int32] * len(names)
       )
       for name, value in zip(names, values, strict=True):
         value.set_shape([lengths[name]])

@@ -144,7 +144,7 @@ class _TextFiles(_Streamed):
       self.name,
       source=source,
       output_features=self._features(vocabulary),
-      preprocessors=[*preprocessors, seqio.preprocessors.append_eos],
+      preprocessors=[*preprocessors, seqio.preprocessors.append_eos_after_trim],
     )
 
   def _pieces(self, vocabulary: seqio.Vocabulary) -> list[Callable]:

@@ -118,7 +118,7 @@ class TextTask:
       preprocessors=[
         take_mark,
         seqio.preprocessors.tokenize,
-        seqio.preprocessors.append_eos,
+        seqio.preprocessors.append_eos_after_trim,
       ],
       output_features={"inputs": feature, "targets": feature},
       metric_fns=[self._metric(name) for name in self._plain_metrics()],

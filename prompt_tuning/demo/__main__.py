@@ -39,7 +39,7 @@ def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
   bindings = [f"EVAL_DIR = {str(model_dir / 'eval')!r}", "SPLIT = 'test'"]
   bindings.append(f"PROMPT_DIR = {str(prompt)!r}" if prompt else "PROMPT_DIR = None")
   bindings.append("INITIAL_CHECKPOINT_PATH = 'mini'")
-  files = ["gin/eval.gin", "gin/tasks/demo_topic.gin", "gin/outputs/choice.gin"]
+  files = ["gin/eval.gin", "gin/tasks/demo_sentiment.gin", "gin/outputs/choice.gin"]
   config.parse(files, bindings)
   scores = config.call(eval_verb.evaluate_prompt)
   row = {
@@ -79,7 +79,7 @@ def main() -> None:
   for name, words in RUNS:
     print(f"\n== {words} (configs/demo/{name}.gin)", flush=True)
     rows.append(run(name, folder))
-  print("\nTopic of a sentence (film, food, technology, travel), accuracy in %,")
+  print("\nSentiment of a sentence (negative, positive), accuracy in %,")
   print(f"{jax.devices()[0].device_kind}; best of validation, then test once:\n")
   print(table(rows))
   (folder / "table.json").write_text(json.dumps(rows, indent=2) + "\n")

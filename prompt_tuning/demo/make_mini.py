@@ -22,6 +22,7 @@ def make(run: pathlib.Path, vocabulary: pathlib.Path, output: pathlib.Path) -> N
   aside = output.parent / f".{output.name}.new"
   weights = made.trainable["backbone"]
   files.save(aside, T5(config), weights, vocabulary, jnp.bfloat16)
+  output.mkdir(parents=True, exist_ok=True)
   for file in aside.iterdir():
     file.replace(output / file.name)
   aside.rmdir()

@@ -66,6 +66,7 @@ def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any
   argv = sys.argv[1:] if argv is None else argv
   try:
     parse_flags(argv, verb.__module__)
+    _check_bound(verb)
     return call(verb)
   except (ValueError, OSError) as error:
     print(f"error: {_first_cause(error)}", file=sys.stderr)
@@ -75,6 +76,23 @@ def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any
 def call(verb: Callable[..., Any]) -> Any:
   """Calls a function with what the parsed configuration binds to it."""
   return gin.get_configurable(verb)()
+
+
+def _check_bound(verb: Callable[..., Any]) -> None:
+  """Refuses files that leave an argument of the verb open."""
+  bound: set[str] = set()
+  for (_, selector), parameters in gin_config._CONFIG.items():
+    if selector == f"{verb.__module__}.{verb.__qualname__}":
+      bound |= set(parameters)
+  needed = inspect.signature(verb).parameters.values()
+  open_ = [p.name for p in needed if p.default is p.empty and p.name not in bound]
+  if open_:
+    name = verb.__module__.rsplit(".", 1)[-1]
+    raise ConfigError(
+      f"The configuration binds no {', '.join(open_)} of {name}.{verb.__qualname__}. "
+      f'Add include "gin/{name}.gin" at the top of the gin file, or '
+      f"--gin_file=gin/{name}.gin first."
+    )
 
 
 def _first_cause(error: BaseException) -> str:
@@ -191,9 +209,8 @@ def _parse_binding(binding: str, known: set[str]) -> None:
   if re.fullmatch(r"[A-Z][A-Z0-9_]*", name) and name not in known:
     raise ConfigError(nearest("macro", name, known))
   try:
-    # Files register what they import; a binding must see their imports.
     with gin.unlock_config():
-      gin.parse_config(binding)
+      gin.parse_config([*_imports(binding), binding])
   except SyntaxError as error:
     raise ConfigError(
       f"`--gin.{binding.replace(' = ', '=', 1)}` is not a gin value. Text needs quotes "
@@ -201,6 +218,16 @@ def _parse_binding(binding: str, known: set[str]) -> None:
     ) from error
   except _WRONG as error:
     raise ConfigError(_explain(error)) from error
+
+
+def _imports(binding: str) -> list[str]:
+  """The imports that a binding needs: gin registers names only where they are used."""
+  used = [
+    statement.format()
+    for statement in gin_config._IMPORTS
+    if re.search(rf"(?<![\w.]){re.escape(statement.bound_name())}\.\w", binding)
+  ]
+  return ["from __gin__ import dynamic_registration", *sorted(used)] if used else []
 
 
 def _explain(error: Exception) -> str:

@@ -72,7 +72,7 @@ class Evaluator:
     """One record an example, in order: `prediction` and its scores."""
     records: list[dict[str, Any]] = []
     for batch, real in self.batches(examples):
-      records += self._predictor(params, batch)[:real]
+      records += self._predictor(params, batch, len(records))[:real]
     return records
 
   def scores(
@@ -123,8 +123,11 @@ def device_batches(examples: Sequence[Example], layout: Layout, size: int) -> An
 
 def predictor(
   model: PromptedModel, vocabulary: Any, labels: Sequence[str] | None, output: Any
-) -> Callable[[Any, Any], list[dict[str, Any]]]:
-  """(params, batch) -> one record a row, for a setting of `outputs/`.
+) -> Callable[[Any, Any, int], list[dict[str, Any]]]:
+  """(params, batch, first) -> one record a row, for a setting of `outputs/`.
+
+  `first` is the number of the batch's first example: what `Sample` draws depends on
+  the seed and an example's number, not on how examples fall into batches.
 
   Raises:
     ValueError: if answers shall be chosen, but the task names no labels.
@@ -143,7 +146,7 @@ def predictor(
       )
     )
 
-    def choose(params: Any, batch: Any) -> list[dict[str, Any]]:
+    def choose(params: Any, batch: Any, first: int) -> list[dict[str, Any]]:
       scores_BK = np.asarray(score(params, batch))
       return [
         {
@@ -156,11 +159,20 @@ def predictor(
       ]
 
     return choose
-  write = jax.jit(lambda params, batch: decode.generate(model, params, batch, output))
+
+  @jax.jit
+  def write(params: Any, batch: Any, first: Any) -> Any:
+    keys = None
+    if output.loop == "sample":
+      numbers = first + jax.numpy.arange(len(batch["inputs"]))
+      seed = jax.random.key(output.seed)
+      keys = jax.vmap(functools.partial(jax.random.fold_in, seed))(numbers)
+    return decode.generate(model, params, batch, output, keys)
+
   to_text = functools.partial(vocabularies.decode, vocabulary)
 
-  def generate(params: Any, batch: Any) -> list[dict[str, Any]]:
-    ids, log_probabilities = jax.device_get(write(params, batch))
+  def generate(params: Any, batch: Any, first: int) -> list[dict[str, Any]]:
+    ids, log_probabilities = jax.device_get(write(params, batch, first))
     best_B = (
       log_probabilities if log_probabilities.ndim == 1 else log_probabilities[:, 0]
     )

@@ -103,8 +103,9 @@ def _cause(
   module = _MODULE.search(text)
   if attribute and module:
     return nearest("name", attribute.group(1), _public(module.group(1)))
-  if isinstance(error, ModuleNotFoundError) and error.name:
-    return nearest("module", error.name, _beside(error.name))
+  unknown = re.search(r"No module named '([\w.]+)'", text)
+  if unknown:
+    return nearest("module", unknown.group(1), _beside(unknown.group(1)))
   first = text.split("\n  In file")[0].split("\n  In bindings")[0]
   if isinstance(error, SyntaxError):
     # The last line names the file and the token; what stands before it is Python's.

@@ -76,7 +76,7 @@ class Product:
   def save(self, folder: str | pathlib.Path) -> None:
     """Writes prompt.safetensors and card.json, whole or not at all."""
     tensors = {
-      name: np.ascontiguousarray(value, np.float32)
+      name: np.asarray(value, np.float32, order="C")
       for name, value in {**flatten(self.frozen), **flatten(self.trainable)}.items()
     }
     card = {

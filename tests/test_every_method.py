@@ -1,0 +1,259 @@
+"""What every method in `gin/methods/` is held to; a new file is covered at once."""
+
+import collections
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import method_tools as tools
+import numpy as np
+import pytest
+
+from prompt_tuning.core import describe
+from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.engine import config, fit, loop, optimizer, product, step
+from prompt_tuning.objectives.cross_entropy import CrossEntropy
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Devices:
+  """Steps that a process with 8 devices takes while the other tests run."""
+
+  def __init__(self, folder, names):
+    self.folder = folder
+    flags = "--xla_force_host_platform_device_count=8"
+    # Quick compilation: each program runs once.
+    flags += " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
+    self.log = open(folder / "log", "w")
+    command = [sys.executable, tools.__file__, str(folder), *names]
+    self.process = subprocess.Popen(
+      command, env=environment, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT
+    )
+
+  def result(self, name):
+    """Waits for a method's step."""
+    file = self.folder / f"{name}.npz"
+    while not file.exists() and self.process.poll() is None:
+      time.sleep(0.2)
+    if not file.exists():
+      pytest.fail((self.folder / "log").read_text()[-4000:])
+    return dict(np.load(file))
+
+  def close(self):
+    self.process.kill()
+    self.process.wait()
+    self.log.close()
+
+
+@pytest.fixture(scope="module")
+def devices(request, tmp_path_factory):
+  """Starts the steps of the selected methods, in the order of the tests."""
+  names = {
+    item.callspec.params["case"]: None
+    for item in request.session.items
+    if "stepped" in getattr(item, "fixturenames", ())
+  }
+  found = Devices(tmp_path_factory.mktemp("devices"), list(names))
+  yield found
+  found.close()
+
+
+@pytest.fixture(scope="module", params=tools.METHODS)
+def case(request, tmp_path_factory):
+  return tools.case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def stepped(case, devices):
+  """Loss, gradients and trained leaves of one compiled step over 8 devices."""
+  return devices.result(case.method.name)
+
+
+def test_only_declared_leaves_move(case, stepped):
+  # That no bit of the frozen branch changes is checked where the step runs.
+  assert np.isfinite(stepped["loss"]) and stepped["loss"] > 0
+  for path, before in branches.flatten(case.params).items():
+    if not any(branches.within(path, name) for name in case.method.trainable):
+      assert f"trained/{path}" not in stepped, path
+      continue
+    gradient, after = stepped[f"gradient/{path}"], stepped[f"trained/{path}"]
+    assert np.isfinite(gradient).all() and gradient.any(), path
+    own = [n for n in case.method.branch_rates if branches.within(path, n)]
+    rate = case.method.branch_rates[own[0]](0) if own else case.method.rate
+    tools.assert_close(after, np.asarray(before) - rate * gradient, 1e-6)
+    assert (after != np.asarray(before)).any(), path
+
+
+def test_packed_on_one_device_equals_compiled_over_eight(case, stepped):
+  """Three equalities at once: packing, compilation and sharding change nothing.
+
+  The left side is packed and runs primitive by primitive on one device.
+  """
+  assert stepped["devices"] == 8
+  model, batch, _ = case.packed()
+  found, term = step.gradients(model, CrossEntropy(), 1)(*case.split, batch, None)
+  assert term.weight == stepped["weight"]
+  tools.assert_close(term.total / term.weight, stepped["loss"])
+  for path, gradient in branches.flatten(found).items():
+    tools.assert_close(gradient / term.weight, stepped[f"gradient/{path}"])
+
+
+def test_optimiser_has_slots_for_what_trains_alone(case):
+  trainable, _ = case.split
+  rates = optimizer.constant(case.method.rate), None, case.method.branch_rates
+  for rule in (optimizer.Adafactor(), optimizer.AdamW()):
+    slots = optimizer.Optimizer(rule, *rates).build(trainable).init(trainable)
+    found = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(slots):
+      keys = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
+      name = "/".join(key for key in keys if key not in case.method.branch_rates)
+      if np.size(leaf) > 1:
+        found.add(name.lstrip("/"))
+    wanted = {p for p, x in branches.flatten(trainable).items() if np.size(x) > 1}
+    assert found == wanted
+
+
+def test_count_equals_the_formula_of_the_file(case):
+  text = (config.gin_folder() / "methods" / f"{case.method.name}.gin").read_text()
+  formula = re.search(r"^# Trains: (.+)$", text, re.MULTILINE)
+  if formula is None:
+    pytest.fail(
+      f"gin/methods/{case.method.name}.gin has no line `# Trains: <formula>`. Write "
+      f"its count of trained numbers in H, V, BACKBONE and {sorted(tools.LETTERS)}."
+    )
+  letters = {"H": tools.H, "V": tools.V, "__builtins__": {}}
+  letters["BACKBONE"] = branches.count(tools.backbone_params())
+  for letter, macro in tools.LETTERS.items():
+    if macro in case.method.numbers:
+      letters[letter] = case.method.numbers[macro]
+  assert branches.count(case.split[0]) == eval(formula.group(1), letters)
+
+
+def test_rows_do_not_see_each_other(case):
+  others = tools.examples(seed=7)
+  found = case.logits(case.batch([*others[:2], *case.rows[2:4], *others[4:]]))
+  tools.assert_close(found[2:4], case.plain_logits[2:4])
+  assert np.abs(found[4:] - case.plain_logits[4:]).max() > 0.1
+
+
+def test_more_padding_and_no_company_are_invisible(case):
+  alone = case.logits(case.batch(case.rows[2:3], more=3))
+  tools.assert_close(alone[0], case.plain_logits[2])
+
+
+def test_packed_equals_unpacked(case):
+  model, batch, places = case.packed()
+  assert sorted(places) == list(range(tools.B))
+  assert len({b for b, _ in places.values()}) < tools.B
+  logits = np.asarray(model.logits(case.params, batch))
+  for number, (b, s) in places.items():
+    mine = np.asarray(batch["decoder_segment_ids"][b] == s)
+    tools.assert_close(logits[b, mine], case.plain_logits[number, : mine.sum()])
+
+
+def equations(jaxpr, found=None):
+  """Every equation of a program, those of its inner programs included."""
+  found = [] if found is None else found
+  for equation in jaxpr.eqns:
+    found.append(equation)
+    for value in jax.tree.leaves(list(equation.params.values())):
+      # A jaxpr, or one closed over constants.
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        equations(inner, found)
+  return found
+
+
+def test_step_is_one_program_without_frozen_gradients(case):
+  run, (begin, frozen, batch, key) = case.training(dropout=fit.drops(case.model.prompt))
+  program, shapes = jax.make_jaxpr(run, return_shape=True)(begin, frozen, batch, key)
+  # The frozen branch is an argument, no constant; nothing calls back to the host.
+  assert sum(np.size(constant) for constant in program.consts) < tools.H
+  assert not program.effects
+  steps = equations(program.jaxpr)
+  assert not [e for e in steps if "callback" in e.primitive.name]
+  after, metrics = shapes
+  assert jax.tree.structure(after) == jax.tree.structure(begin)
+  names = branches.flatten(after.trainable)
+  assert set(names) == set(branches.flatten(case.split[0]))
+  assert all(x.shape == () for x in jax.tree.leaves(metrics))
+  # No gradient of a frozen kernel is computed even on the way: nothing has its shape.
+  made = {getattr(v.aval, "shape", None) for e in steps for v in e.outvars}
+  for path in ("decoder/logits_dense/kernel", "encoder/layers_0/mlp/wo/kernel"):
+    kernel = branches.flatten(tools.backbone_params())[path]
+    assert (kernel.shape in made) == (f"backbone/{path}" in names), path
+
+
+def test_program_does_not_grow_with_the_batch(case):
+  batch = case.batch()
+  double = {name: jnp.concatenate([x, x]) for name, x in batch.items()}
+  few, many = (
+    equations(jax.make_jaxpr(case.model.logits)(case.params, b).jaxpr)
+    for b in (batch, double)
+  )
+  assert count_by_name(few) == count_by_name(many)
+
+
+def count_by_name(steps):
+  return collections.Counter(equation.primitive.name for equation in steps)
+
+
+def test_saved_and_loaded_gives_the_same_logits(case, tmp_path):
+  trained, _ = case.split
+  best = loop.Best(3, {"loss": 0.5})
+  saved = fit.product_of(case.model, case.params, trained, {"method": "m"}, best)
+  saved.save(tmp_path / "prompt")
+  loaded = product.load(tmp_path / "prompt")
+  assert loaded.parameters == branches.count(trained)
+  assert loaded.card["scores"] == {"loss": 0.5} and loaded.card["step"] == 3
+  assert describe.describe(loaded.module) == describe.describe(case.model.prompt)
+  params = loaded.params(tools.backbone_params())
+  model = PromptedModel(tools.BACKBONE, loaded.module)
+  again = np.asarray(model.logits(params, case.batch()))
+  np.testing.assert_array_equal(again, case.plain_logits)
+  assert set(branches.flatten(loaded.trainable)) == set(branches.flatten(trained))
+  stays = branches.flatten(loaded.frozen)
+  assert not [path for path in stays if branches.within(path, "backbone")]
+
+
+def test_prompt_reads_inputs_alone_and_only_if_it_says_so(case):
+  if case.model.prompt is None:
+    assert case.model.inject(case.params, case.batch()) is None
+    return
+  P = sum(case.model.lengths.values())
+  mine = case.vectors(case.batch())
+  others = tools.examples(seed=7)
+  pairs = list(zip(case.rows, others, strict=True))
+  swapped = case.batch([{**row, "targets": other["targets"]} for row, other in pairs])
+  assert (swapped["targets"] != case.batch()["targets"]).any()
+  np.testing.assert_array_equal(case.vectors(swapped), mine)
+  if not case.model.prompt.reads_input:
+    assert mine.shape == (1, P, tools.H)
+    np.testing.assert_array_equal(case.vectors(case.batch(others)), mine)
+    return
+  assert mine.shape == (tools.B, P, tools.H)
+  # Every example differs from the next one, which has another text.
+  assert (mine[1:] != mine[:-1]).any(axis=(1, 2)).all()
+
+
+def test_first_draw_has_the_stated_shapes(case):
+  if case.model.prompt is None:
+    assert case.model.init_prompt(jax.random.key(0), case.params["backbone"]) == {}
+    return
+  drawn = case.model.init_prompt(
+    jax.random.key(0), case.params["backbone"], tools.encode
+  )
+  wanted = branches.flatten(case.params["prompt"])
+  assert set(branches.flatten(drawn)) == set(wanted)
+  for path, leaf in branches.flatten(drawn).items():
+    assert leaf.shape == wanted[path].shape and leaf.dtype == jnp.float32, path
+    assert np.isfinite(leaf).all(), path

@@ -1,0 +1,235 @@
+"""A run by command: killed, resumed, the same as one that was not; then its answers."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from prompt_tuning import eval as eval_verb
+from prompt_tuning import infer, train
+from prompt_tuning.engine import config, product
+
+STEPS = 60
+RECIPE = """include "gin/train.gin"
+include "gin/tasks/files.gin"
+include "gin/methods/prompt_tuning.gin"
+include "gin/outputs/choice.gin"
+INPUTS = "review: {text}"
+LABELS = ("negative", "positive")
+TASK_FEATURE_LENGTHS = {"inputs": 16, "targets": 4}
+PROMPT_LENGTH = 4
+BATCH_SIZE = 8
+EVAL_BATCH_SIZE = 8
+TRAIN_STEPS = 60
+SAVE_PERIOD = 5
+EVAL_PERIOD = 20
+LOG_PERIOD = 8
+BEST_METRIC = "loss"
+LEARNING_RATE = 0.05
+SEED = 3
+TENSORBOARD = False
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  """Compiled programs, shared by the processes of this file."""
+  folder = str(tmp_path_factory.mktemp("cache"))
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+
+  def use(values):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+  use(settings)
+  yield {name.upper(): str(value) for name, value in settings.items()}
+  use(before)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, tiny_folder):
+  """A folder with 24 training rows, 10 for validation, and the recipe."""
+  folder = tmp_path_factory.mktemp("journey")
+  draw = random.Random(0)
+  words = {"positive": "good fine lovely great".split(), "negative": "bad dull".split()}
+
+  def rows(count):
+    for i in range(count):
+      label = ("negative", "positive")[i % 2]
+      yield f"a {draw.choice(words[label])} film number {i}\t{label}"
+
+  for name, count in (("train", 24), ("validation", 10)):
+    (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows(count)]) + "\n")
+  (folder / "recipe.gin").write_text(
+    f"{RECIPE}INITIAL_CHECKPOINT_PATH = '{tiny_folder}'\nDATA_DIR = '{folder}'\n"
+    "TRAIN_FILE = 'train.tsv'\nVALIDATION_FILE = 'validation.tsv'\n"
+  )
+  return folder
+
+
+def flags(work, name):
+  return [f"--gin_file={work}/recipe.gin", f"--gin.MODEL_DIR='{work}/{name}'"]
+
+
+@pytest.fixture(scope="module")
+def whole(work, cache):
+  """MODEL_DIR of a run without interruption."""
+  config.run_verb(train.train, flags(work, "whole"))
+  return work / "whole"
+
+
+def command(work, name, root, cache):
+  environment = {**os.environ, **cache, "PYTHONPATH": str(root)}
+  return subprocess.Popen(
+    [sys.executable, "-m", "prompt_tuning.train", *flags(work, name)],
+    cwd=work,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def checkpoints(folder: pathlib.Path) -> list[int]:
+  if not folder.is_dir():
+    return []
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def resumed(work, whole, cache, root):
+  """MODEL_DIR of a run that was killed and started again."""
+  folder = work / "resumed"
+  process = command(work, "resumed", root, cache)
+  end = time.monotonic() + 300
+  while len(checkpoints(folder / "checkpoints")) < 2:
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < end, "no checkpoints in 300 s"
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  reached = checkpoints(folder / "checkpoints")[-1]
+  assert reached < STEPS, "it was to be killed midway"
+  again = command(work, "resumed", root, cache)
+  out, err = again.communicate(timeout=300)
+  assert again.returncode == 0, err
+  assert f"Resumed from step {reached}." in out + err
+  assert "Traceback" not in err
+  return folder
+
+
+def lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_leaves_what_it_promises(whole):
+  names = {path.name for path in whole.iterdir()}
+  assert names == {
+    "checkpoints",
+    "config.gin",
+    "learning-curve.png",
+    "metrics.jsonl",
+    "model-info.txt",
+    "prompt",
+  }
+  found = lines(whole / "metrics.jsonl")
+  steps = {split: [] for split in ("train", "validation")}
+  for line in found:
+    steps[line["split"]].append(line["step"])
+  due = {n for n in range(1, STEPS + 1) if not (n % 5 and n % 8)}
+  assert steps["train"] == sorted(due)
+  assert steps["validation"] == list(range(20, STEPS + 1, 20))
+  losses = [line["loss"] for line in found if line["split"] == "validation"]
+  assert losses[-1] < losses[0]
+  card = product.load(whole).card
+  assert card["scores"]["loss"] == min(losses)
+  assert card["task"]["labels"] == ["negative", "positive"]
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(whole, resumed):
+  for name in ("prompt/prompt.safetensors", "metrics.jsonl", "model-info.txt"):
+    assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
+  left, right = (product.load(folder).card for folder in (whole, resumed))
+  assert {**left, "gin": None} == {**right, "gin": None}
+  assert config.differing_lines(left["gin"], right["gin"], ["MODEL_DIR"]) == []
+  assert checkpoints(resumed / "checkpoints") == checkpoints(whole / "checkpoints")
+  hidden = [path.name for path in resumed.iterdir() if path.name.startswith(".")]
+  assert hidden == []
+
+
+def test_a_finished_run_is_left_as_it_is(work, whole):
+  before = {
+    p: p.read_bytes() for p in whole.glob("*") if p.suffix in (".gin", ".jsonl")
+  }
+  prompt = (whole / "prompt" / "prompt.safetensors").read_bytes()
+  config.run_verb(train.train, flags(work, "whole"))
+  assert {path: path.read_bytes() for path in before} == before
+  assert (whole / "prompt" / "prompt.safetensors").read_bytes() == prompt
+
+
+def test_another_configuration_is_refused(work, whole, capsys):
+  with pytest.raises(SystemExit) as stop:
+    config.run_verb(train.train, [*flags(work, "whole"), "--gin.LEARNING_RATE=0.2"])
+  assert stop.value.code == 2
+  assert "LEARNING_RATE: 0.05 there, 0.2 now" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def evaluated(work, whole):
+  """EVAL_DIR of the prompt on its validation split."""
+  (work / "eval.gin").write_text(
+    'include "gin/eval.gin"\ninclude "gin/tasks/files.gin"\n'
+    'include "gin/outputs/choice.gin"\nINPUTS = "review: {text}"\n'
+    'LABELS = ("negative", "positive")\nEVAL_BATCH_SIZE = 8\n'
+    f"DATA_DIR = '{work}'\nTRAIN_FILE = None\nVALIDATION_FILE = 'validation.tsv'\n"
+    f"PROMPT_DIR = '{whole}/prompt'\nEVAL_DIR = '{work}/eval'\n"
+  )
+  config.run_verb(eval_verb.evaluate_prompt, [f"--gin_file={work}/eval.gin"])
+  return work / "eval"
+
+
+def test_eval_repeats_the_scores_of_training(whole, evaluated):
+  scores = json.loads((evaluated / "metrics-validation.json").read_text())
+  card = product.load(whole).card
+  assert scores == pytest.approx(card["scores"], rel=1e-5)
+  found = lines(evaluated / "predictions-validation.jsonl")
+  right = sum(line["prediction"] == line["target"] for line in found)
+  assert scores["accuracy"] == pytest.approx(100 * right / len(found))
+
+
+def test_infer_answers_in_the_order_of_its_input(work, whole, evaluated):
+  expected = lines(evaluated / "predictions-validation.jsonl")
+  # The rows of validation and their reverse: more than one batch, the last one ragged.
+  asked = [line["input"] for line in expected + expected[::-1]]
+  (work / "inputs.txt").write_text("\n".join(asked) + "\n")
+  argv = [
+    "--gin_file=gin/infer.gin",
+    f"--gin.PROMPT_DIR='{whole}/prompt'",
+    f"--gin.INPUT_FILE='{work}/inputs.txt'",
+    f"--gin.OUTPUT_FILE='{work}/answers.jsonl'",
+    "--gin.EVAL_BATCH_SIZE=8",
+  ]
+  assert config.run_verb(infer.infer, argv) == 20
+  answers = lines(work / "answers.jsonl")
+  assert [answer["input"] for answer in answers] == asked
+  for answer, line in zip(answers, expected + expected[::-1], strict=True):
+    assert list(answer["scores"]) == ["negative", "positive"]
+    assert answer["scores"] == pytest.approx(line["scores"], rel=1e-4)
+    assert answer["prediction"] == max(answer["scores"], key=answer["scores"].get)
+    assert answer["prediction"] == line["prediction"]
+  assert len({tuple(answer["scores"].values()) for answer in answers}) > 2
