@@ -104,7 +104,8 @@ def test_packed_on_one_device_equals_compiled_over_eight(case, stepped):
   assert term.weight == stepped["weight"]
   tools.assert_close(term.total / term.weight, stepped["loss"])
   for path, gradient in branches.flatten(found).items():
-    tools.assert_close(gradient / term.weight, stepped[f"gradient/{path}"])
+    # Sums in another order, through a softmax each way: a little more rounding.
+    tools.assert_close(gradient / term.weight, stepped[f"gradient/{path}"], 5e-5)
 
 
 def test_optimiser_has_slots_for_what_trains_alone(case):
