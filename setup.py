@@ -35,6 +35,8 @@ REQUIRES = [
   "sentencepiece>=0.2,<0.3",  # vocabularies
   "safetensors>=0.5,<1",  # weights and prompts that hold no code
   "numpy>=1.26,<3",
+  "tensorstore>=0.1.70,<0.2",  # arrays of T5X checkpoints
+  "msgpack>=1.0,<2",  # trees of T5X checkpoints
   "etils[epath]>=1.9,<2",  # paths, local or not
   "tqdm>=4.66,<5",  # progress
   "matplotlib>=3.9,<4",  # learning curves
@@ -65,7 +67,7 @@ setup(
     "tpu": ["jax[tpu]>=0.7,<0.11"],
     "cuda": ["jax[cuda12]>=0.7,<0.11"],
     # T5X itself is on no package index: install it from its repository beside these.
-    "t5x": ["tensorstore>=0.1.70,<0.2"],
+    "t5x": [],
     # Only for the scripts that make golden numbers; neither use nor tests need them.
     "oracles": ["torch>=2.4,<3", "transformers>=4.46,<6", "peft>=0.13,<1"],
     "docs": ["mkdocs>=1.6,<2"],

@@ -50,7 +50,7 @@ def run(
   bindings = [f"DATA_DIR = {data!r}", f"MODEL_DIR = {str(folder)!r}", f"SEED = {seed}"]
   start = time.monotonic()
   config.parse(files(task, method), [*bindings, *extra])
-  found = config.macro("TASK")
+  found, backbone = config.macro("TASK"), config.macro("INITIAL_CHECKPOINT_PATH")
   fitted = config.call(train_verb.train)
   seconds = time.monotonic() - start
   split = "test" if "test" in found.splits else "validation"
@@ -62,7 +62,7 @@ def run(
       f"EVAL_DIR = {str(folder / 'eval')!r}",
       f"SPLIT = {split!r}",
       f"PROMPT_DIR = {str(prompt) if prompt else None!r}",
-      "INITIAL_CHECKPOINT_PATH = 'mini'",
+      f"INITIAL_CHECKPOINT_PATH = {backbone!r}",
       "EVAL_BATCH_SIZE = 128",
     ],
   )

@@ -9,13 +9,10 @@ from typing import Any
 from prompt_tuning.core import files
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.features import Layout
+from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.task import split_mark
 from prompt_tuning.engine import product
 from prompt_tuning.interop.load import Loaded, load
-
-# Positions are rounded up to this, so that few shapes are compiled.
-ROUND = 16
 
 
 @dataclasses.dataclass(frozen=True)

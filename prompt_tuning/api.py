@@ -20,7 +20,7 @@ from prompt_tuning import answer
 from prompt_tuning.core import model as core_model
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.features import Layout
+from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import config, evaluate, fit, loop, product
 from prompt_tuning.engine import score as scoring
@@ -255,7 +255,7 @@ def _layout(
 ) -> Layout:
   def longest(side: int) -> int:
     sizes = (len(vocabularies.with_end(vocabulary, pair[side])) for pair in pairs)
-    return -(-max(sizes) // answer.ROUND) * answer.ROUND
+    return -(-max(sizes) // ROUND) * ROUND
 
   return Layout(
     longest(0),

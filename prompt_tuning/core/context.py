@@ -88,40 +88,74 @@ def masked_mean(
   return total_RC / jnp.maximum(weights_RT.sum(-1, keepdims=True), 1)
 
 
-def split_rows(
+@flax.struct.dataclass
+class Rows:
+  """The real tokens of a batch, reserved positions left out.
+
+  Attributes:
+    ids: rows as they are packed, real tokens in front [B T].
+    mask: true at their real tokens [B T].
+    segments: 1..S, which example of the row a token belongs to [B T], or None where a
+      row holds one example.
+    order: where the t-th token of each example stands in its row of `ids` [R L].
+    own_mask: true where an example has a t-th token [R L].
+  """
+
+  ids: Int[Array, "B T"]
+  mask: Bool[Array, "B T"]
+  segments: Int[Array, "B T"] | None
+  order: Int[Array, "R L"] | None
+  own_mask: Bool[Array, "R L"]
+
+  def split(self, values_BTX: Array) -> Array:
+    """Values at the tokens of each example, one example a row [R L ...].
+
+    What stands behind an example's last token is not its own: see `own_mask`.
+    """
+    if self.order is None:
+      return values_BTX
+    B, T = self.ids.shape
+    first_R1 = (jnp.arange(len(self.order)) // (len(self.order) // B) * T)[:, None]
+    flat = values_BTX.reshape(B * T, *values_BTX.shape[2:])
+    return jnp.take(flat, first_R1 + self.order, axis=0)
+
+
+def real_rows(
   inputs_BT: Int[Array, "B T"],
   prompt_index_BT: Int[Array, "B T"] | None,
   segments_BT: Int[Array, "B T"] | None,
   segments: int = 1,
-) -> tuple[Int[Array, "R L"], Bool[Array, "R L"]]:
-  """Lays each example's real tokens in front of a row of its own.
+) -> Rows:
+  """Moves the real tokens of each row to its front, and finds those of each example.
 
   Args:
     inputs_BT: token ids, 0 where padded.
     prompt_index_BT: -1 at real tokens, 0..P-1 at reserved positions.
     segments_BT: 1..S, which example of the row a token belongs to; 0 at pads. None
       where each row holds one example.
-    segments: S, static; R = B * S.
-
-  Returns:
-    ids [R L] and mask [R L], with L = T, where example s of row b is row b * S + s - 1.
+    segments: S, static; R = B * S, and example s of row b is number b * S + s - 1.
   """
   B, T = inputs_BT.shape
   real_BT = inputs_BT > 0
   if prompt_index_BT is not None:
     real_BT &= prompt_index_BT < 0
+  order_BT, mask_BT = _to_the_front(real_BT)
+  ids_BT = jnp.where(mask_BT, jnp.take_along_axis(inputs_BT, order_BT, 1), 0)
   if segments == 1:
-    mine_RT, tokens_RT = real_BT, inputs_BT
-  else:
-    numbers_S = jnp.arange(1, segments + 1)
-    own_BST = segments_BT[:, None, :] == numbers_S[None, :, None]
-    mine_RT = (own_BST & real_BT[:, None, :]).reshape(B * segments, T)
-    tokens_RT = jnp.repeat(inputs_BT, segments, axis=0)
-  # A stable sort by "not mine" keeps the order of tokens and is free of scatters.
-  order_RT = jnp.argsort(~mine_RT, axis=1, stable=True)
-  ids_RT = jnp.take_along_axis(tokens_RT, order_RT, axis=1)
-  mask_RT = jnp.arange(T)[None] < mine_RT.sum(1, keepdims=True)
-  return jnp.where(mask_RT, ids_RT, 0), mask_RT
+    return Rows(ids_BT, mask_BT, None, None, mask_BT)
+  segments_BT = jnp.where(mask_BT, jnp.take_along_axis(segments_BT, order_BT, 1), 0)
+  numbers_S = jnp.arange(1, segments + 1)
+  own_BST = segments_BT[:, None, :] == numbers_S[None, :, None]
+  order_RT, own_RT = _to_the_front(own_BST.reshape(B * segments, T))
+  return Rows(ids_BT, mask_BT, segments_BT, order_RT, own_RT)
+
+
+def _to_the_front(chosen_RT: Array) -> tuple[Array, Array]:
+  """Positions with the chosen ones first, in order, and which of them were chosen."""
+  # A stable sort by "not chosen" keeps the order and is free of scatters.
+  order_RT = jnp.argsort(~chosen_RT, axis=1, stable=True)
+  count_R1 = chosen_RT.sum(1, keepdims=True)
+  return order_RT, jnp.arange(chosen_RT.shape[1])[None] < count_R1
 
 
 def frozen(tree: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from prompt_tuning.core.context import Context, Spec, frozen, split_rows
+from prompt_tuning.core.context import Context, Spec, frozen, real_rows
 from prompt_tuning.core.injection import Injection
 
 Params = dict[str, Any]
@@ -72,22 +72,25 @@ class PromptedModel:
 
   def context(self, backbone_params: Any, batch: Batch) -> Context:
     """What the prompt may read of a batch; all of it is data, none of it trains."""
-    ids_RT, mask_RT = split_rows(
-      batch["inputs"],
-      batch.get("prompt_index"),
-      batch.get("segment_ids"),
-      self.segments,
+    inputs_BT = batch["inputs"]
+    rows = real_rows(
+      inputs_BT, batch.get("prompt_index"), batch.get("segment_ids"), self.segments
     )
-    # No reserved position is left in a row, so its tail is padding in every row.
-    keep = ids_RT.shape[1] - self._reserved_columns(batch)
-    ids_RT, mask_RT = ids_RT[:, :keep], mask_RT[:, :keep]
-    embeddings_RTH = self.backbone.embed(backbone_params, ids_RT)
+    if self.segments == 1:
+      # No reserved position is left in a row, so its tail is padding in every row.
+      keep = inputs_BT.shape[1] - self._reserved_columns(batch)
+      ids_BT, mask_BT = rows.ids[:, :keep], rows.mask[:, :keep]
+      rows = dataclasses.replace(rows, ids=ids_BT, mask=mask_BT, own_mask=mask_BT)
+    ids_RT = jnp.where(rows.own_mask, rows.split(rows.ids), 0)
     encoding_RTH = None
     if "encoding" in self.prompt.needs:
       encoding_RTH = batch.get("encoding")
       if encoding_RTH is None:
-        encoding_RTH = self.backbone.encode_rows(
-          backbone_params, embeddings_RTH, mask_RT
+        embeddings_BTH = self.backbone.embed(backbone_params, rows.ids)
+        encoding_RTH = rows.split(
+          self.backbone.encode_rows(
+            backbone_params, embeddings_BTH, rows.mask, rows.segments
+          )
         )
     if "external" in self.prompt.needs and "external" not in batch:
       raise ValueError(
@@ -96,8 +99,8 @@ class PromptedModel:
       )
     context = Context(
       ids=ids_RT,
-      mask=mask_RT,
-      embeddings=embeddings_RTH,
+      mask=rows.own_mask,
+      embeddings=self.backbone.embed(backbone_params, ids_RT),
       task=batch.get("task"),
       encoding=encoding_RTH,
       external=batch.get("external"),

@@ -7,7 +7,7 @@ prompt feeds the decoder.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ import tensorflow as tf
 from prompt_tuning.core.model import RESERVED_ID
 from prompt_tuning.data.task import MARK
 
+# Lengths that follow from examples are multiples of this.
+ROUND = 16
 PLACES = ("front", "after_first", "end", "mark")
 
 
@@ -48,6 +50,18 @@ class Layout:
           f"`TASK_FEATURE_LENGTHS[{name!r}]` must be at least 1, got "
           f"{getattr(self, name)}."
         )
+
+  def around(self, examples: Sequence[Mapping[str, Any]]) -> "Layout":
+    """This layout without the positions that none of the examples reaches.
+
+    Lengths are rounded up to `ROUND`, so that few shapes are compiled.
+    """
+
+    def needed(name: str) -> int:
+      longest = max((len(example[name]) for example in examples), default=1)
+      return min(getattr(self, name), -(-longest // ROUND) * ROUND)
+
+    return dataclasses.replace(self, inputs=needed("inputs"), targets=needed("targets"))
 
   @property
   def lengths(self) -> dict[str, int]:

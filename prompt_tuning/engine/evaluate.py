@@ -48,8 +48,8 @@ class Evaluator:
       self._predictor = predictor(model, vocabulary, task.labels, output)
 
   def batches(self, examples: Sequence[Example]) -> Any:
-    """(batch on the devices, real rows) in order."""
-    return device_batches(examples, self.layout, self.size)
+    """(batch on the devices, real rows) in order, no wider than the examples need."""
+    return device_batches(examples, self.layout.around(examples), self.size)
 
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Mean loss over target tokens, and the other metrics of the objective."""

@@ -9,6 +9,7 @@ import jax
 
 from prompt_tuning.backbones.t5 import files
 from prompt_tuning.data import vocabularies
+from prompt_tuning.interop import huggingface, source, t5x
 
 MINI = pathlib.Path(__file__).resolve().parent.parent / "demo" / "mini"
 
@@ -42,7 +43,9 @@ def load(
   """Loads weights, or draws them where `path` is None.
 
   Args:
-    path: "mini", or a folder that this library saved; None for random weights.
+    path: "mini", a folder that this library saved, a Hugging Face folder, or a T5X
+      checkpoint (its folder, its step's folder, or the file `checkpoint`); None for
+      random weights.
     backbone: architecture that the folder must have, with switches to apply.
     vocabulary: SeqIO vocabulary; None takes spiece.model from the folder.
     seed: of random weights.
@@ -59,17 +62,42 @@ def load(
     params = backbone.init(jax.random.key(seed))
     return checked(Loaded(backbone, params, vocabulary, "random"))
   folder = MINI if path == "mini" else pathlib.Path(path)
-  found, params = files.load(folder, backbone)
-  beside = folder / files.VOCABULARY
+  foreign = open_foreign(folder, backbone)
+  if foreign is None:
+    found, params = files.load(folder, backbone)
+    beside = folder / files.VOCABULARY
+    where = str(beside) if beside.is_file() else None
+  else:
+    found, params = source.load(foreign, backbone)
+    where = foreign.vocabulary
   if vocabulary is None:
-    if not beside.is_file():
+    if where is None:
       raise ValueError(
         f"{str(folder)!r} holds no {files.VOCABULARY}; bind `VOCABULARY` to "
         "@vocabularies.sentencepiece() with its path."
       )
-    vocabulary = vocabularies.sentencepiece(str(beside))
-  where = str(beside) if beside.is_file() else None
+    vocabulary = (
+      vocabularies.byte() if where == "bytes" else vocabularies.sentencepiece(where)
+    )
+  where = None if where == "bytes" else where
   return checked(Loaded(found, params, vocabulary, path, where))
+
+
+def open_foreign(folder: pathlib.Path, backbone: Any = None) -> source.Source | None:
+  """A T5X checkpoint or a Hugging Face folder, or None for what is neither.
+
+  Args:
+    folder: see `load`.
+    backbone: bound architecture; it says what a T5X checkpoint does not.
+  """
+  if huggingface.recognises(folder):
+    return huggingface.open_source(folder)
+  step = t5x.find(folder)
+  if step is None:
+    return None
+  if backbone is None:
+    return t5x.open_source(step)
+  return t5x.open_source(step, backbone.config.relative_max_distance)
 
 
 def checked(loaded: Loaded) -> Loaded:

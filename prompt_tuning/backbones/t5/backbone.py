@@ -84,11 +84,12 @@ class T5:
   def encode_rows(
     self,
     params: Params,
-    embeddings_RTH: Float[Array, "R T H"],
-    mask_RT: Bool[Array, "R T"],
-  ) -> Float[Array, "R T H"]:
-    """Encodings of plain rows without a prompt, dropout off."""
-    return self._apply(params, "encode", embeddings_RTH, mask_RT)
+    embeddings_BTH: Float[Array, "B T H"],
+    mask_BT: Bool[Array, "B T"],
+    segments_BT: Int[Array, "B T"] | None = None,
+  ) -> Float[Array, "B T H"]:
+    """Encodings of rows without a prompt, packed or not, dropout off."""
+    return self._apply(params, "encode", embeddings_BTH, mask_BT, segments_BT)
 
   def encode(
     self,

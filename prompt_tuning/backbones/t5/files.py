@@ -90,19 +90,7 @@ def load(
     ValueError: if the architecture differs, or if weights are missing, unknown or of
       another shape (all are named).
   """
-  config = read_config(folder)
-  backbone = expected or T5(config)
-  if backbone.config.to_json() != config.to_json():
-    ours, theirs = backbone.config.to_json(), config.to_json()
-    differ = [
-      f"{k}: {ours[k]} is bound, {theirs[k]} is in the folder"
-      for k in ours
-      if ours[k] != theirs[k]
-    ]
-    raise ValueError(
-      f"`BACKBONE` does not fit {str(folder)!r}: {'; '.join(differ)}. Include the "
-      "backbone's own gin file, or leave BACKBONE unset to read it from the folder."
-    )
+  backbone = fitting(read_config(folder), expected, str(folder))
   flat = safetensors_flax.load_file(str(pathlib.Path(folder) / "model.safetensors"))
   unrolled = T5(dataclasses.replace(backbone.config, scan_layers=False))
   check_names(flatten(unrolled.shapes()), flat, str(folder))
@@ -112,6 +100,28 @@ def load(
   if backbone.config.scan_layers:
     params = stack_layers(params, backbone.config)
   return backbone, params
+
+
+def fitting(config: T5Config, expected: T5 | None, where: str) -> T5:
+  """The backbone to build: `expected`, whose architecture must be that of the files.
+
+  Raises:
+    ValueError: naming each field that differs.
+  """
+  if expected is None:
+    return T5(config)
+  ours, theirs = expected.config.to_json(), config.to_json()
+  differ = [
+    f"{k}: {ours[k]} is bound, {theirs[k]} is in the folder"
+    for k in ours
+    if ours[k] != theirs[k]
+  ]
+  if differ:
+    raise ValueError(
+      f"`BACKBONE` does not fit {where!r}: {'; '.join(differ)}. Include the "
+      "backbone's own gin file, or leave BACKBONE unset to read it from the folder."
+    )
+  return expected
 
 
 def check_names(expected: dict[str, Any], found: dict[str, Any], where: str) -> None:

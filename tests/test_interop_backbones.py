@@ -1,0 +1,239 @@
+"""Backbones of other libraries, read and written; damaged files get one typed error."""
+
+import json
+import pathlib
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_tuning.backbones.t5.backbone import T5
+from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.core.model import PromptedModel, features
+from prompt_tuning.core.trainable import flatten
+from prompt_tuning.interop import huggingface, source, t5x
+from prompt_tuning.interop.load import load, open_foreign
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens" / "hugging_face"
+FOLDERS = ("t5_1_0", "t5_1_1", "t5_shared_unscaled", "mt5_sharded")
+SHARED = pathlib.Path(__file__).parent.parent.parent / "shared" / "testdata"
+CONFIG = T5Config(40, 8, 2, 4, 12, 1, 2)
+upstream = pytest.mark.skipif(
+  not SHARED.is_dir(), reason="upstream's checkpoints are not here"
+)
+
+
+@pytest.fixture(scope="module")
+def weights():
+  """Random weights of `CONFIG`."""
+  rng = np.random.default_rng(0)
+  shapes = T5(CONFIG).shapes()
+  return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+def same(left, right):
+  left, right = flatten(left), flatten(right)
+  assert set(left) == set(right)
+  for name, value in left.items():
+    assert left[name].dtype == right[name].dtype, name
+    np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_logits_of_a_hugging_face_folder(name):
+  stored = np.load(GOLDENS / "logits.npz")
+  backbone, params = source.load(open_foreign(GOLDENS / name))
+  batch = features(stored["inputs"], stored["targets"], {})
+  logits = PromptedModel(backbone).logits({"backbone": params}, batch)
+  np.testing.assert_allclose(logits, stored[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_written_for_hugging_face_and_read_again(name, tmp_path):
+  backbone, params = source.load(open_foreign(GOLDENS / name))
+  huggingface.write(tmp_path / "out", backbone, params)
+  again, loaded = source.load(huggingface.open_source(tmp_path / "out"))
+  assert again.config == backbone.config
+  same(loaded, params)
+  # Names and shapes are those that transformers wrote, but for unscaled logits from
+  # the shared table, which get a kernel of their own.
+  ours = huggingface._tensors(tmp_path / "out")
+  theirs = huggingface._tensors(GOLDENS / name)
+  extra = set() if name == "t5_1_0" else {"lm_head.weight"}
+  assert {n: x.shape for n, x in ours.items() if n not in extra} == {
+    n: x.shape for n, x in theirs.items() if "embed_tokens" not in n
+  }
+
+
+def test_bfloat16_loses_at_most_its_own_rounding(tmp_path, weights):
+  huggingface.write(tmp_path / "out", T5(CONFIG), weights, dtype=jnp.bfloat16)
+  _, loaded = source.load(huggingface.open_source(tmp_path / "out"))
+  for name, value in flatten(weights).items():
+    found = flatten(loaded)[name]
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, value.astype(jnp.bfloat16), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_t5x_legacy_round_trip(tmp_path, weights, dtype):
+  params = jax.tree.map(lambda x: x.astype(dtype), weights)
+  t5x.write_legacy(tmp_path / "model", T5(CONFIG), params, step=3)
+  t5x.write_legacy(tmp_path / "model", T5(CONFIG), params, step=12)
+  (tmp_path / "model" / "checkpoint_40.tmp-123").mkdir()
+  for path in ("model", "model/checkpoint_12", "model/checkpoint_12/checkpoint"):
+    found = open_foreign(tmp_path / path)
+    assert (found.step, found.config) == (12, CONFIG)
+    same(source.load(found)[1], params)
+
+
+def test_scanned_backbones_read_the_same_files(tmp_path, weights):
+  scanned = T5(T5Config(40, 8, 2, 4, 12, 1, 2, scan_layers=True))
+  t5x.write_legacy(tmp_path / "model", T5(CONFIG), weights)
+  backbone, params = source.load(open_foreign(tmp_path / "model"), scanned)
+  assert backbone is scanned
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, scanned.shapes())
+
+
+@upstream
+def test_upstream_checkpoints_hold_the_same_weights():
+  legacy = t5x.open_source(t5x.find(SHARED / "t5x_tiny_checkpoint"), 8)
+  orbax = t5x.open_source(t5x.find(SHARED / "t5x_tiny_orbax"), 8)
+  assert (len(legacy.arrays), legacy.step, len(orbax.arrays), orbax.step) == (
+    52, 3, 52, 7,
+  )  # fmt: skip
+  assert (
+    legacy.config
+    == orbax.config
+    == T5Config(32128, 4, 2, 2, 8, 2, 2, relative_buckets=4, relative_max_distance=8)
+  )
+  same(source.load(legacy)[1], source.load(orbax)[1])
+  assert not legacy.prompts
+  assert {n: x.shape for n, x in orbax.prompts.items()} == {
+    "encoder/prompt/prompt/prompt": (100, 4)
+  }
+  assert orbax.prompts["encoder/prompt/prompt/prompt"].read().std() > 0
+
+
+@upstream
+def test_load_takes_an_upstream_checkpoint_and_a_bound_vocabulary(vocabulary_file):
+  from prompt_tuning.data import vocabularies
+
+  checkpoint = str(SHARED / "t5x_tiny_checkpoint")
+  with pytest.raises(ValueError, match="holds no spiece.model; bind `VOCABULARY`"):
+    load(checkpoint)
+  vocabulary = vocabularies.sentencepiece(vocabulary_file)
+  loaded = load(checkpoint, vocabulary=vocabulary)
+  assert loaded.backbone.config.num_encoder_layers == 2
+  big = T5(T5Config(32128, 8, 2, 2, 8, 2, 2, relative_buckets=4))
+  with pytest.raises(ValueError, match="emb_dim: 8 is bound, 4 is in the folder"):
+    load(checkpoint, backbone=big, vocabulary=vocabulary)
+
+
+def broken(folder, file, change):
+  path = folder / file
+  if change is None:
+    path.unlink()
+  else:
+    path.write_bytes(change(path.read_bytes()))
+
+
+def half(data):
+  return data[: len(data) // 2]
+
+
+HUGGING_FACE = [
+  ("model.safetensors", half, "damaged"),
+  ("model.safetensors", None, "neither model.safetensors"),
+  ("config.json", lambda d: d.replace(b'"t5"', b'"bart"'), "says model_type 'bart'"),
+  ("config.json", lambda d: d.replace(b'"d_ff"', b'"x"'), "describes no T5.*d_ff"),
+  ("config.json", lambda d: d.replace(b"gated-gelu", b"swish"), "'swish' is unknown"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "words"), HUGGING_FACE)
+def test_damaged_hugging_face_folders(tmp_path, file, change, words):
+  folder = tmp_path / "model"
+  shutil.copytree(GOLDENS / "t5_1_1", folder)
+  broken(folder, file, change)
+  with pytest.raises(ValueError, match=words):
+    source.load(huggingface.open_source(folder))
+
+
+def test_a_missing_shard_and_a_missing_weight(tmp_path):
+  folder = tmp_path / "model"
+  shutil.copytree(GOLDENS / "mt5_sharded", folder)
+  index = json.loads((folder / huggingface.INDEX).read_text())
+  index["weight_map"]["more.weight"] = next(iter(index["weight_map"].values()))
+  (folder / huggingface.INDEX).write_text(json.dumps(index))
+  with pytest.raises(ValueError, match="lacks weights that its index names: more"):
+    huggingface.open_source(folder)
+  sorted(folder.glob("*.safetensors"))[0].unlink()
+  with pytest.raises(ValueError, match="The shard .* is missing"):
+    huggingface.open_source(folder)
+
+
+KERNEL = "target.encoder.layers_0.mlp.wo.kernel"
+T5X = [
+  ("checkpoint", half, "is no msgpack"),
+  ("checkpoint", lambda d: d.replace(b"version", b"sersion"), "version 0"),
+  (f"{KERNEL}/0.0", half, f"{KERNEL}.* is damaged"),
+  (f"{KERNEL}/0.0", None, "The chunk .*0.0' is missing"),
+  (f"{KERNEL}/.zarray", half, ".zarray' cannot be read"),
+  (f"{KERNEL}/.zarray", lambda d: d.replace(b"gzip", b"none"), f"{KERNEL}.* cannot be"),
+  (f"{KERNEL}/.zarray", lambda d: d.replace(b"12", b"24"), "has other shapes"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "words"), T5X)
+def test_damaged_t5x_checkpoints(tmp_path, weights, file, change, words):
+  folder = t5x.write_legacy(tmp_path / "model", T5(CONFIG), weights)
+  broken(folder, file, change)
+  with pytest.raises(ValueError, match=words):
+    source.load(t5x.open_source(folder))
+
+
+def mutated(data, rng):
+  """A few bytes changed, cut out, or doubled."""
+  data = bytearray(data)
+  for _ in range(rng.randint(1, 4)):
+    at = rng.randrange(len(data))
+    kind = rng.randrange(3)
+    if kind == 0:
+      data[at] = rng.randrange(256)
+    elif kind == 1:
+      del data[at : at + rng.randint(1, 40)]
+    else:
+      data[at:at] = data[at : at + rng.randint(1, 40)]
+    if not data:
+      return b"x"
+  return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["hugging_face", "t5x"])
+def test_mutated_files_give_the_typed_error_or_load(tmp_path, weights, kind):
+  if kind == "t5x":
+    folder = t5x.write_legacy(tmp_path / "model", T5(CONFIG), weights)
+    files, reader, count = ["checkpoint", f"{KERNEL}/.zarray"], t5x.open_source, 150
+    files.append(f"{KERNEL}/0.0")
+  else:
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDENS / "t5_1_1", folder)
+    files, count = ["model.safetensors", "config.json"], 150
+    reader = huggingface.open_source
+  rng, refused = random.Random(0), 0
+  for number in range(count):
+    path = folder / files[number % len(files)]
+    whole = path.read_bytes()
+    path.write_bytes(mutated(whole, rng))
+    try:
+      found = reader(folder)
+      for lazy in found.arrays.values():
+        lazy.read()
+    except ValueError as error:
+      refused += 1
+      assert str(error)
+    path.write_bytes(whole)
+  assert refused > count // 3
