@@ -12,6 +12,7 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.task import split_mark
 from prompt_tuning.engine import product
+from prompt_tuning.interop import prompts
 from prompt_tuning.interop.load import Loaded, load
 
 
@@ -63,7 +64,7 @@ def open_session(
   prompt_dir: str | None, checkpoint: str | None = None, force: bool = False
 ) -> Session:
   """Loads a `prompt/` folder and its backbone (the card's, if none is given)."""
-  prompt = None if prompt_dir is None else product.load(prompt_dir)
+  prompt = None if prompt_dir is None else prompts.load(prompt_dir)
   if checkpoint is None:
     if prompt is None:
       raise ValueError(

@@ -22,9 +22,10 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.lists import Lists
-from prompt_tuning.engine import config, evaluate, fit, loop, product
+from prompt_tuning.engine import config, evaluate, fit, loop
 from prompt_tuning.engine import score as scoring
 from prompt_tuning.engine.product import Product
+from prompt_tuning.interop import prompts
 from prompt_tuning.interop.load import Loaded, load
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.text import Greedy
@@ -106,8 +107,8 @@ def load_model(path_or_name: str = "mini", dtype: str | None = None) -> Model:
 
 
 def load_prompt(path: str) -> Product:
-  """The prompt of a `prompt/` folder."""
-  return product.load(path)
+  """The prompt of a `prompt/` folder, or of another library: see `interop.prompts`."""
+  return prompts.load(path)
 
 
 def tune(

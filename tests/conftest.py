@@ -38,5 +38,6 @@ def tiny_folder(tmp_path_factory, vocabulary_file) -> str:
 
   backbone = T5(T5Config(8192, 16, 2, 8, 32, 1, 1))
   folder = tmp_path_factory.mktemp("backbones") / "tiny"
-  files.save(folder, backbone, backbone.init(jax.random.key(0)), vocabulary_file)
+  params = jax.jit(backbone.init)(jax.random.key(0))
+  files.save(folder, backbone, params, vocabulary_file)
   return str(folder)

@@ -20,7 +20,7 @@ CONFIG = T5Config(32, 8, 2, 4, 16, 2, 1)
 
 @pytest.fixture(scope="module")
 def weights():
-  return T5(CONFIG).init(jax.random.key(0))
+  return jax.jit(T5(CONFIG).init)(jax.random.key(0))
 
 
 def test_round_trip_is_exact(tmp_path, weights):
