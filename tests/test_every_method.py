@@ -24,37 +24,50 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Devices:
-  """Steps that a process with 8 devices takes while the other tests run."""
+  """Steps that a process with 8 devices takes while the other tests run.
+
+  Workers of pytest-xdist share one: the first starts it, all read its files.
+  """
 
   def __init__(self, folder, names):
-    self.folder = folder
+    self.folder, self.process = folder, None
+    try:
+      (folder / "started").mkdir(parents=True)
+    except FileExistsError:
+      return
     flags = "--xla_force_host_platform_device_count=8"
     # Quick compilation: each program runs once.
     flags += " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
-    self.log = open(folder / "log", "w")
     command = [sys.executable, tools.__file__, str(folder), *names]
-    self.process = subprocess.Popen(
-      command, env=environment, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT
-    )
+    with open(folder / "log", "w") as log:
+      self.process = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+      )
 
   def result(self, name):
     """Waits for a method's step."""
-    file = self.folder / f"{name}.npz"
-    while not file.exists() and self.process.poll() is None:
+    file, last = self.folder / f"{name}.npz", time.monotonic() + 400
+    while not file.exists():
+      ended = self.process is not None and self.process.poll() is not None
+      if ended and not file.exists() or time.monotonic() > last:
+        pytest.fail((self.folder / "log").read_text()[-4000:])
       time.sleep(0.2)
-    if not file.exists():
-      pytest.fail((self.folder / "log").read_text()[-4000:])
     return dict(np.load(file))
 
   def close(self):
-    self.process.kill()
-    self.process.wait()
-    self.log.close()
+    if self.process is None:
+      return
+    try:
+      # Another worker may still wait for the last methods.
+      self.process.wait(timeout=120)
+    except subprocess.TimeoutExpired:
+      self.process.kill()
+      self.process.wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def devices(request, tmp_path_factory):
   """Starts the steps of the selected methods, in the order of the tests."""
   names = {
@@ -62,7 +75,10 @@ def devices(request, tmp_path_factory):
     for item in request.session.items
     if "stepped" in getattr(item, "fixturenames", ())
   }
-  found = Devices(tmp_path_factory.mktemp("devices"), list(names))
+  shared = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    shared = shared.parent
+  found = Devices(shared / "devices", list(names))
   yield found
   found.close()
 
