@@ -1,10 +1,12 @@
 """Runs recipes of configs/real/ over tasks, methods and seeds, and prints the table.
 
-  python benchmarks/real_data.py --data=DIR [--tasks=sst2,trec] [--seeds=3]
+  python benchmarks/real_data.py --data=DIR [--tasks=sst2,trec_16shot] [--seeds=3]
     [--methods=prompt_tuning] [--output=runs/real] [--json=FILE] [--set NAME=VALUE ...]
 
-The best validation evaluation decides; the test split (validation where the labels of
-the test split are hidden) is scored once with it. A run whose row exists is kept.
+A task with the ending _16shot trains and validates on 16 examples of each label; its
+seeds draw other examples. The best validation evaluation decides; the test split
+(validation where the labels of the test split are hidden) is scored once with it. A run
+whose row exists is kept, so that several processes can share one output folder.
 """
 
 import argparse
@@ -22,6 +24,9 @@ from prompt_tuning import train as train_verb
 from prompt_tuning.engine import config, product
 
 TASKS = ("sst2", "mr", "mpqa", "trec", "rte", "ag_news")
+# The draws of Gao et al., 2021, "Making Pre-trained Language Models Better Few-shot
+# Learners".
+SHOT_SEEDS = (13, 21, 42, 87, 100)
 METHODS = (
   "unprompted",
   "prompt_tuning",
@@ -30,13 +35,25 @@ METHODS = (
   "ipt_rnn",
   "ipt_cnn",
   "s_idpg_phm",
+  "s_idpg_phm_embeddings",
   "full_fine_tuning",
 )
 
 
-def files(task: str, method: str) -> list[str]:
-  """The gin files of one cell."""
-  return [f"configs/real/{name}.gin" for name in ("base", task, method)]
+def files(task: str, method: str | None = None) -> list[str]:
+  """The gin files of one cell, or of a task alone."""
+  whole = task.removesuffix("_16shot")
+  names = ["base", whole] if method is None else ["base", whole, method]
+  found = [f"configs/real/{name}.gin" for name in names]
+  return found if whole == task else [*found, f"gin/tasks/{task}.gin"]
+
+
+def sources(task: str, data: str, seed: int) -> list[str]:
+  """Bindings that say where a task's examples come from."""
+  found = [f"DATA_DIR = {data!r}"]
+  if task.endswith("_16shot"):
+    found.append(f"SHOT_SEED = {SHOT_SEEDS[seed]}")
+  return found
 
 
 def run(
@@ -47,7 +64,8 @@ def run(
   row_file = folder / "row.json"
   if row_file.is_file():
     return json.loads(row_file.read_text())
-  bindings = [f"DATA_DIR = {data!r}", f"MODEL_DIR = {str(folder)!r}", f"SEED = {seed}"]
+  bindings = [*sources(task, data, seed), f"MODEL_DIR = {str(folder)!r}"]
+  bindings.append(f"SEED = {seed}")
   start = time.monotonic()
   config.parse(files(task, method), [*bindings, *extra])
   found, backbone = config.macro("TASK"), config.macro("INITIAL_CHECKPOINT_PATH")
@@ -58,7 +76,7 @@ def run(
   config.parse(
     ["gin/eval.gin", f"gin/tasks/{task}.gin", "gin/outputs/choice.gin"],
     [
-      f"DATA_DIR = {data!r}",
+      *sources(task, data, seed),
       f"EVAL_DIR = {str(folder / 'eval')!r}",
       f"SPLIT = {split!r}",
       f"PROMPT_DIR = {str(prompt) if prompt else None!r}",
@@ -84,11 +102,7 @@ def run(
 
 def majority(task: str, data: str) -> float:
   """Accuracy of the most frequent training label on the scored split."""
-  config.parse(
-    ["configs/real/base.gin", f"configs/real/{task}.gin"],
-    [f"DATA_DIR = {data!r}"],
-    check=False,
-  )
+  config.parse(files(task), sources(task, data, 0), check=False)
   found = config.macro("TASK")
   split = "test" if "test" in found.splits else "validation"
   often = collections.Counter(e["targets"] for e in found.examples("train"))
