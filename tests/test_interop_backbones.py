@@ -89,6 +89,14 @@ def test_t5x_legacy_round_trip(tmp_path, weights, dtype):
     same(source.load(found)[1], params)
 
 
+def test_t5x_orbax_round_trip(tmp_path, weights):
+  for step in (3, 12):
+    t5x.write_orbax(tmp_path / "model", T5(CONFIG), weights, step)
+  found = open_foreign(tmp_path / "model")
+  assert (found.step, found.config) == (12, CONFIG)
+  same(source.load(found)[1], weights)
+
+
 def test_scanned_backbones_read_the_same_files(tmp_path, weights):
   scanned = T5(T5Config(40, 8, 2, 4, 12, 1, 2, scan_layers=True))
   t5x.write_legacy(tmp_path / "model", T5(CONFIG), weights)

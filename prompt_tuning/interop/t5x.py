@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
+import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from prompt_tuning.backbones.t5.backbone import T5
@@ -284,6 +286,24 @@ def write_legacy(
     }
     (aside / "checkpoint").write_bytes(msgpack.packb(content, use_bin_type=True))
   return place
+
+
+def write_orbax(
+  folder: str | pathlib.Path, backbone: T5, params: Any, step: int = 0
+) -> pathlib.Path:
+  """Writes `folder/checkpoint_<step>` as T5X does today, through Orbax.
+
+  Arguments and result are those of `write_legacy`.
+  """
+  weights = jax.tree.map(np.asarray, unflatten(flatten(unstack_layers(params))))
+  state = {"step": np.int32(step), "param_states": {}}
+  options = ocp.CheckpointManagerOptions(step_prefix="checkpoint", create=True)
+  place = pathlib.Path(folder).absolute()
+  with ocp.CheckpointManager(place, options=options, item_names=("state",)) as manager:
+    tree = ocp.args.PyTreeSave({"target": weights, "state": state})
+    manager.save(step, args=ocp.args.Composite(state=tree), force=True)
+    manager.wait_until_finished()
+  return place / f"checkpoint_{step}"
 
 
 def _packed(value: Any) -> bytes:
