@@ -14,7 +14,7 @@ from prompt_tuning.core import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import config, fit, loop, product, report
+from prompt_tuning.engine import config, fit, interrupt, loop, product, report
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.log import Log
 from prompt_tuning.interop import load as backbone_load
@@ -84,6 +84,7 @@ def train(
 
   Raises:
     ValueError: for anything that cannot run, before any step is compiled.
+    SystemExit: with the code 143 after SIGTERM; the state was saved.
   """
   folder = pathlib.Path(model_dir)
   check_feature_lengths(task_feature_lengths)
@@ -131,7 +132,12 @@ def train(
 
   start = time.monotonic()
   try:
-    fitted = fit.run(ready, log, checkpoints, keep, earlier_best(folder, first))
+    with interrupt.on_terminate() as told:
+      best = earlier_best(folder, first)
+      fitted = fit.run(ready, log, checkpoints, keep, best, told)
+  except interrupt.StoppedError as error:
+    log.say(str(error))
+    raise SystemExit(interrupt.EXIT_CODE) from error
   finally:
     log.close()
     if checkpoints is not None:

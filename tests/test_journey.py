@@ -15,7 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import infer, train
-from prompt_tuning.engine import config, product
+from prompt_tuning.engine import config, log, product
 
 STEPS = 60
 RECIPE = """include "gin/train.gin"
@@ -170,6 +170,29 @@ def test_a_killed_run_ends_as_if_it_had_not_been(whole, resumed):
   assert checkpoints(resumed / "checkpoints") == checkpoints(whole / "checkpoints")
   hidden = [path.name for path in resumed.iterdir() if path.name.startswith(".")]
   assert hidden == []
+
+
+def test_a_run_that_is_told_to_end_saves_and_goes_on(work, whole, monkeypatch, capsys):
+  step = log.Log.step
+
+  def tell(self, number):
+    step(self, number)
+    if number == 23:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(log.Log, "step", tell)
+    with pytest.raises(SystemExit) as stop:
+      config.run_verb(train.train, flags(work, "told"))
+  assert stop.value.code == 143
+  assert "Told to end at step 23. Give the same command" in capsys.readouterr().out
+  assert checkpoints(work / "told" / "checkpoints")[-1] == 23
+  config.run_verb(train.train, flags(work, "told"))
+  assert "Resumed from step 23." in capsys.readouterr().out
+  product_file = "prompt/prompt.safetensors"
+  assert (work / "told" / product_file).read_bytes() == (
+    whole / product_file
+  ).read_bytes()
 
 
 def test_a_finished_run_is_left_as_it_is(work, whole):

@@ -165,6 +165,7 @@ def run(
   checkpoints: Checkpoints | None = None,
   keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
+  stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
   """Trains, evaluates, and keeps the best.
 
@@ -175,6 +176,7 @@ def run(
     keep: called with (all parameters, trained branches, best) at each best score, or
       once at the end where there is no validation.
     best: the best of the part of this run that went before.
+    stop: see `engine.loop.run`.
   """
   recipe, validation = ready.recipe, ready.validation
   over = sharding.mesh()
@@ -223,6 +225,7 @@ def run(
     save=None if checkpoints is None else checkpoints.save,
     keep=lambda now, found: keep_best(now.trainable, loop.Best(int(now.step), found)),
     best=best,
+    stop=stop,
   )
   if best.scores is None:
     keep_best(final.trainable, loop.Best(int(final.step)))

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from prompt_tuning.data.batches import ahead
 from prompt_tuning.engine import sharding
+from prompt_tuning.engine.interrupt import StoppedError
 from prompt_tuning.engine.state import TrainState
 from prompt_tuning.engine.step import merge_metrics
 
@@ -93,6 +94,7 @@ def run(
   save: Callable[[TrainState], None] | None = None,
   keep: Callable[[TrainState, Scores], None] | None = None,
   best: Best | None = None,
+  stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, Best]:
   """Trains from `state` to the end of the plan.
 
@@ -105,9 +107,11 @@ def run(
     evaluate: validation scores of a state.
     save: starts a checkpoint. keep: writes the product of a new best state.
     best: the best that an earlier part of this run has seen.
+    stop: asked after each step; once true, the state is saved and the run ends.
 
   Raises:
     DivergedError: if a loss or gradient was not finite; nothing was saved since.
+    StoppedError: if `stop` said so before the plan's end.
   """
   best = best or Best()
   number = int(state.step)
@@ -127,7 +131,8 @@ def run(
       number += 1
       recorder.step(number)
       evaluates = evaluate is not None and plan.due(number, plan.eval_period)
-      saves = save is not None and plan.due(number, plan.save_period)
+      told = number < plan.steps and stop()
+      saves = save is not None and (told or plan.due(number, plan.save_period))
       if plan.due(number, plan.log_period) or evaluates or saves:
         _report(number, metrics, rate, recorder)
         metrics = None
@@ -140,6 +145,11 @@ def run(
             keep(state, scores)
       if saves:
         save(state)
+      if told:
+        raise StoppedError(
+          f"Told to end at step {number}. "
+          + ("Give the same command to go on." if saves else "Nothing was saved.")
+        )
       if evaluates and _stale(number, best, plan):
         recorder.say(
           f"Stopped at step {number}: no better {plan.metric} since step {best.step}."

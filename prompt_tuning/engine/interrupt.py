@@ -1,0 +1,30 @@
+"""SIGTERM, as schedulers send it before they take a machine away."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+# 128 + SIGTERM, which launchers read as "ended from outside": start it again.
+EXIT_CODE = 143
+
+
+class StoppedError(Exception):
+  """Training ended early, and its state was saved."""
+
+
+@contextlib.contextmanager
+def on_terminate() -> Iterator[Callable[[], bool]]:
+  """Gives a function that says whether SIGTERM has come since.
+
+  Only the main thread of a process can catch signals; elsewhere it never says so.
+  """
+  told = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield told.is_set
+    return
+  before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+  try:
+    yield told.is_set
+  finally:
+    signal.signal(signal.SIGTERM, before)
