@@ -129,7 +129,8 @@ def tune(
     train: (input, target) pairs.
     method: a file of `gin/methods/`, without its ending.
     validation: pairs; the prompt of the best evaluation is returned.
-    steps: TRAIN_STEPS. seed: of the prompt, the order and the dropout.
+    steps: TRAIN_STEPS; the learning rate falls to 0 at the last one.
+    seed: of the prompt, the order and the dropout.
     init: a file of `gin/inits/`, such as "class_labels"; None keeps the method's own.
     recorder: told of metrics; None keeps silent.
     **overrides: macros in lower case, such as prompt_length=20, learning_rate=0.3,
@@ -211,9 +212,11 @@ def _settings(
     "PROMPT_LENGTH": 20,
     "LABELS": list(task.labels or ()),
     "EVAL_PERIOD": max(steps // 6, 1),
+    "WARMUP_STEPS": min(20, steps // 10),
     "BEST_METRIC": "accuracy" if labelled else "loss",
   }
-  files = ["gin/train.gin", f"gin/methods/{method}.gin"]
+  files = ["gin/train.gin", "gin/schedules/warmup_linear.gin"]
+  files.append(f"gin/methods/{method}.gin")
   if init is not None:
     inits = config.inits()
     if init not in inits:
