@@ -106,9 +106,13 @@ def load_model(path_or_name: str = "mini", dtype: str | None = None) -> Model:
   return Model(loaded)
 
 
-def load_prompt(path: str) -> Product:
-  """The prompt of a `prompt/` folder, or of another library: see `interop.prompts`."""
-  return prompts.load(path)
+def load_prompt(path: str, task: int | None = None) -> Product:
+  """The prompt of a `prompt/` folder, or of another library.
+
+  Args:
+    path: see `interop.prompts.load`. task: which prompt of a multitask adapter.
+  """
+  return prompts.load(path, task)
 
 
 def tune(

@@ -30,14 +30,16 @@ def saved(tmp_path):
   return tmp_path / "ours"
 
 
-def test_an_adapter_of_peft_gives_its_logits():
-  made = pt.load_prompt(ADAPTER)
+@pytest.mark.parametrize("name", ["prompt_tuning", "p_tuning", "multitask"])
+def test_an_adapter_of_peft_gives_its_logits(name):
+  made = pt.load_prompt(ADAPTER.parent / name, task=1 if name == "multitask" else None)
   folder = GOLDENS / "hugging_face"
   backbone, params = source.load(open_foreign(folder / "t5_1_0"))
   stored = np.load(folder / "logits.npz")
   batch = features(stored["inputs"], stored["targets"], made.module.lengths)
   logits = PromptedModel(backbone, made.module).logits(made.params(params), batch)
-  wanted = np.load(GOLDENS / "peft" / "logits.npz")["prompt_tuning"]
+  # Both count the decoder's own virtual positions, where there are some.
+  wanted = np.load(GOLDENS / "peft" / "logits.npz")[name]
   np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
 
 
@@ -133,7 +135,7 @@ def test_bad_arrays(tmp_path, words):
 @pytest.mark.parametrize(
   ("fields", "words"),
   [
-    ({"peft_type": "LORA"}, "type LORA; PROMPT_TUNING can be read"),
+    ({"peft_type": "LORA"}, "type LORA; PROMPT_TUNING, P_TUNING, .* can be read"),
     ({"num_virtual_tokens": 5}, "says 5 rows"),
     ({"num_virtual_tokens": "x"}, "cannot be read"),
   ],
@@ -149,6 +151,11 @@ def test_bad_adapters(tmp_path, fields, words):
   (tmp_path / "adapter_model.safetensors").write_bytes(data[:50])
   with pytest.raises(ValueError, match="cannot be read"):
     pt.load_prompt(tmp_path)
+
+
+def test_a_multitask_adapter_needs_a_task():
+  with pytest.raises(ValueError, match="`task` must be from 0 to 1, got None"):
+    pt.load_prompt(ADAPTER.parent / "multitask")
 
 
 def test_what_reads_its_input_does_not_fold(tmp_path, capsys):

@@ -13,27 +13,29 @@ from safetensors import numpy as safetensors_numpy
 
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.files import whole_folder
-from prompt_tuning.core.prompt import Prompt
+from prompt_tuning.core.prompt import Prompt, Together
 from prompt_tuning.engine import product
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import t5x
 from prompt_tuning.interop.source import UnreadableError
 from prompt_tuning.parameterisers.dense import Dense
-from prompt_tuning.sites.inputs import EncoderInput
+from prompt_tuning.sites.inputs import DecoderInput, EncoderInput
 
 BRANCH = "encoder/prompt/prompt/prompt"
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_KINDS = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
 _NUMPY = b"\x93NUMPY"
 
 
-def load(path: str | pathlib.Path) -> Product:
+def load(path: str | pathlib.Path, task: int | None = None) -> Product:
   """A prompt, whatever wrote it.
 
   Args:
     path: a `prompt/` folder (or the MODEL_DIR that holds one), an array of numpy
       (upstream's `.npy`, with or without the ending), a T5X checkpoint with a prompt,
       or a folder of PEFT.
+    task: number of the task whose prompt is wanted, for PEFT's multitask adapters.
 
   Returns:
     The prompt. One from elsewhere names no backbone, so only its width is checked.
@@ -43,9 +45,9 @@ def load(path: str | pathlib.Path) -> Product:
   """
   path = pathlib.Path(path)
   if (path / PEFT_CONFIG).is_file():
-    return _product(read_peft(path), "peft", path)
+    return _product("peft", path, *read_peft(path, task))
   if path.is_file() and path.name != "checkpoint":
-    return _product(read_numpy(path), "numpy", path)
+    return _product("numpy", path, read_numpy(path))
   ours = (path / "card.json").is_file() or (path / "prompt").is_dir()
   step = None if ours else t5x.find(path)
   if step is None:
@@ -55,7 +57,7 @@ def load(path: str | pathlib.Path) -> Product:
     raise ValueError(
       f"{str(step)!r} holds no {BRANCH}; beside the backbone it has {sorted(found)}."
     )
-  return _product(_checked(found[BRANCH].read(), str(step)), "t5x", step)
+  return _product("t5x", step, _checked(found[BRANCH].read(), str(step)))
 
 
 def read_numpy(path: pathlib.Path) -> np.ndarray:
@@ -70,11 +72,18 @@ def read_numpy(path: pathlib.Path) -> np.ndarray:
     raise UnreadableError(f"{str(path)!r} holds no prompt: {error}.") from error
 
 
-def read_peft(folder: pathlib.Path) -> np.ndarray:
-  """Encoder vectors [P H] of PEFT's PROMPT_TUNING adapter.
+def read_peft(folder: pathlib.Path, task: int | None = None) -> list[np.ndarray]:
+  """Encoder vectors [P H] of an adapter of PEFT, and the decoder's where it has some.
 
-  For sequence-to-sequence models PEFT stores a second table of P rows, meant for the
-  decoder, which its own forward pass never reads; it is left out.
+  PROMPT_TUNING and P_TUNING (saved as what its encoder made) are tables.
+  MULTITASK_PROMPT_TUNING is a shared table times a low-rank one of the task,
+  prompt[p h] = shared[p h] * sum_r cols[task p r] rows[task r h] (Wang et al., 2023).
+  For sequence-to-sequence models each table has P rows more, meant for the decoder.
+  PEFT's forward pass reads them for the last kind alone; for the others they are left
+  out.
+
+  Args:
+    folder: of the adapter. task: see `load`.
 
   Raises:
     ValueError: for another kind of adapter, or files that do not fit each other.
@@ -85,20 +94,37 @@ def read_peft(folder: pathlib.Path) -> np.ndarray:
   except (OSError, KeyError, TypeError, ValueError) as error:
     where = str(folder / PEFT_CONFIG)
     raise UnreadableError(f"{where!r} cannot be read: {error!r}.") from error
-  if kind != "PROMPT_TUNING":
+  if kind not in PEFT_KINDS:
     raise ValueError(
-      f"{str(folder)!r} is an adapter of the type {kind}; PROMPT_TUNING can be read."
+      f"{str(folder)!r} is an adapter of the type {kind}; {', '.join(PEFT_KINDS)} can "
+      "be read."
     )
   weights = folder / PEFT_WEIGHTS
   try:
-    table = safetensors_numpy.load_file(str(weights))["prompt_embeddings"]
+    tensors = safetensors_numpy.load_file(str(weights))
+    table = tensors["prompt_embeddings"]
+    if kind == "MULTITASK_PROMPT_TUNING":
+      cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
+      table = table * (cols[_task(task, len(cols))] @ rows[_task(task, len(rows))])
+  except UnreadableError:
+    raise
   except Exception as error:  # the reader has an exception type of its own
     raise UnreadableError(f"{str(weights)!r} cannot be read: {error!r}.") from error
   if table.ndim != 2 or length < 1 or len(table) not in (length, 2 * length):
     raise UnreadableError(
       f"{str(weights)!r} holds {table.shape}, but {PEFT_CONFIG} says {length} rows."
     )
-  return _checked(table[:length], str(weights))
+  both = kind == "MULTITASK_PROMPT_TUNING" and len(table) > length
+  parts = [table[:length], table[length:]] if both else [table[:length]]
+  return [_checked(part, str(weights)) for part in parts]
+
+
+def _task(task: int | None, count: int) -> int:
+  if task is None and count == 1:
+    return 0
+  if task is None or not 0 <= task < count:
+    raise UnreadableError(f"`task` must be from 0 to {count - 1}, got {task}.")
+  return task
 
 
 def _checked(vectors: np.ndarray, where: str) -> np.ndarray:
@@ -114,18 +140,34 @@ def _checked(vectors: np.ndarray, where: str) -> np.ndarray:
   return vectors
 
 
-def _product(vectors_PH: np.ndarray, kind: str, path: pathlib.Path) -> Product:
-  P, H = vectors_PH.shape
+def _product(
+  kind: str,
+  path: pathlib.Path,
+  encoder_PH: np.ndarray,
+  decoder_PH: np.ndarray | None = None,
+) -> Product:
+  P, H = encoder_PH.shape
   card = {
     "method": "prompt_tuning",
     "source": {"format": kind, "path": path.name},
-    "layout": {"place": "front", "encoder_prompt": P, "decoder_prompt": 0},
+    "layout": {
+      "place": "front",
+      "encoder_prompt": P,
+      "decoder_prompt": 0 if decoder_PH is None else len(decoder_PH),
+    },
     "backbone": {"width": H},
   }
-  module = Prompt(P, Dense(None), EncoderInput())
-  return Product(
-    module, {"prompt": {"parameterise": {"prompt": vectors_PH[None]}}}, card
-  )
+  module, params = _part(encoder_PH, EncoderInput())
+  if decoder_PH is not None:
+    second, more = _part(decoder_PH, DecoderInput())
+    module = Together((module, second))
+    params = {"prompts_0": params, "prompts_1": more}
+  return Product(module, {"prompt": params}, card)
+
+
+def _part(vectors_PH: np.ndarray, site: Any) -> tuple[Prompt, dict[str, Any]]:
+  params = {"parameterise": {"prompt": vectors_PH[None]}}
+  return Prompt(len(vectors_PH), Dense(None), site), params
 
 
 def fold(prompt: Product) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Makes an adapter that PEFT saved, and the logits of its model.
+"""Makes adapters that PEFT saved, and the logits of their models.
 
   python tests/goldens/make_peft_adapters.py
 
-Writes peft/prompt_tuning/ (adapter_config.json, adapter_model.safetensors) and
-peft/logits.npz beside this file, over the model of hugging_face/t5_1_0. Made with torch
-2.13.0, transformers 5.23.0 and peft 0.21.2 on a CPU, in float32.
+Writes peft/<name>/ (adapter_config.json, adapter_model.safetensors) and peft/logits.npz
+beside this file, over the model of hugging_face/t5_1_0; `multitask` is that of task 1.
+Made with torch 2.13.0, transformers 5.23.0 and peft 0.21.2 on a CPU, in float32.
 """
 
 import json
@@ -20,26 +20,45 @@ HERE = pathlib.Path(__file__).parent
 OUT = HERE / "peft"
 
 
+COMMON = {"task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": 3}
+CONFIGS = {
+  "prompt_tuning": lambda: peft.PromptTuningConfig(
+    **COMMON, prompt_tuning_init="RANDOM"
+  ),
+  "p_tuning": lambda: peft.PromptEncoderConfig(**COMMON, encoder_hidden_size=8),
+  "multitask": lambda: peft.MultitaskPromptTuningConfig(
+    **COMMON, prompt_tuning_init="RANDOM", num_tasks=2, num_ranks=2
+  ),
+}
+
+
 def main() -> None:
   torch.manual_seed(1)
   shutil.rmtree(OUT, ignore_errors=True)
   stored = np.load(HERE / "hugging_face" / "logits.npz")
-  inputs, targets = torch.tensor(stored["inputs"]), torch.tensor(stored["targets"])
-  folder = HERE / "hugging_face" / "t5_1_0"
-  model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
-  config = peft.PromptTuningConfig(
-    task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3, prompt_tuning_init="RANDOM"
-  )
-  model = peft.get_peft_model(model, config).eval()
-  model.save_pretrained(OUT / "prompt_tuning")
-  (OUT / "prompt_tuning" / "README.md").unlink(missing_ok=True)
-  file = OUT / "prompt_tuning" / "adapter_config.json"
-  fields = json.loads(file.read_text())
-  fields["base_model_name_or_path"] = "t5_1_0"
-  file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-  with torch.no_grad():
-    found = model(input_ids=inputs, labels=targets)
-  np.savez_compressed(OUT / "logits.npz", prompt_tuning=found.logits.numpy())
+  batch = {
+    "input_ids": torch.tensor(stored["inputs"]),
+    "labels": torch.tensor(stored["targets"]),
+  }
+  found = {}
+  for name, config in CONFIGS.items():
+    folder = HERE / "hugging_face" / "t5_1_0"
+    model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+    model = peft.get_peft_model(model, config()).eval()
+    with torch.no_grad():
+      for value in model.parameters():
+        if value.requires_grad:
+          value.copy_(torch.randn_like(value))
+    model.save_pretrained(OUT / name)
+    (OUT / name / "README.md").unlink(missing_ok=True)
+    file = OUT / name / "adapter_config.json"
+    fields = json.loads(file.read_text())
+    fields["base_model_name_or_path"] = "t5_1_0"
+    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    task = {"task_ids": torch.tensor([1, 1])} if name == "multitask" else {}
+    with torch.no_grad():
+      found[name] = model(**batch, **task).logits.numpy()
+  np.savez_compressed(OUT / "logits.npz", **found)
 
 
 if __name__ == "__main__":
