@@ -287,10 +287,7 @@ def _answers(
   examples = answer.examples(model.loaded.vocabulary, texts)
   run = evaluate.predictor(ready.model, model.loaded.vocabulary, labels, output)
   layout, size = ready.layout(examples), min(64, len(texts))
-  records: list[dict[str, Any]] = []
-  for batch, real in evaluate.device_batches(examples, layout, size):
-    records += run(ready.params, batch, len(records))[:real]
-  return records
+  return evaluate.in_order(functools.partial(run, ready.params), examples, layout, size)
 
 
 def predict(
@@ -330,7 +327,10 @@ def score(
   ]
   layout = ready.layout(examples, targets=True)
   run = jax.jit(functools.partial(scoring.score, ready.model))
-  found: list[float] = []
-  for batch, real in evaluate.device_batches(examples, layout, min(64, len(pairs))):
-    found += [float(x) for x in run(ready.params, batch)[:real]]
+  found = evaluate.in_order(
+    lambda batch, numbers: jax.device_get(run(ready.params, batch)),
+    examples,
+    layout,
+    min(64, len(pairs)),
+  )
   return np.array(found)

@@ -6,6 +6,7 @@
 """
 
 import codecs
+import functools
 import gzip
 import pathlib
 import zlib
@@ -52,10 +53,10 @@ def infer(
   vocabulary = session.loaded.vocabulary
   examples = answer.examples(vocabulary, texts)
   run = evaluate.predictor(session.model, vocabulary, labels, output)
-  records: list[dict[str, Any]] = []
   layout = session.layout(examples)
-  for batch, real in evaluate.device_batches(examples, layout, eval_batch_size):
-    records += run(session.params, batch, len(records))[:real]
+  records = evaluate.in_order(
+    functools.partial(run, session.params), examples, layout, eval_batch_size
+  )
   lines = [
     {"input": text, **record} for text, record in zip(texts, records, strict=True)
   ]

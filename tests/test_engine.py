@@ -15,6 +15,7 @@ from clu import metrics as clu_metrics
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.prompt import Prompt
+from prompt_tuning.data import batches
 from prompt_tuning.data.features import Layout
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import (
@@ -497,6 +498,23 @@ def test_the_loss_of_a_split_is_that_of_its_tokens(params):
   inputs = np.concatenate([row["decoder_inputs"] for row in rows])
   targets = np.concatenate([row["targets"] for row in rows])
   near(scores[0]["loss"], toy_losses(params, inputs, targets)[1].mean(), 1e-4)
+
+
+@pytest.mark.parametrize("many", [1, 100])
+def test_what_rows_give_comes_back_in_the_order_of_the_examples(monkeypatch, many):
+  monkeypatch.setattr(batches, "MANY", many)
+  lengths = [30, 3, 40, 16, 2]
+  examples = [{"inputs": [i + 2] * n, "targets": [1]} for i, n in enumerate(lengths)]
+  seen = []
+
+  def run(batch, numbers):
+    seen.append(numbers.tolist())
+    return batch["inputs"].max(axis=1).tolist()
+
+  found = evaluate.in_order(run, examples, Layout(50, U), 2)
+  assert found == [2, 3, 4, 5, 6]
+  order = [[4, 1], [3, 0], [2, 2]] if many == 1 else [[0, 1], [2, 3], [4, 4]]
+  assert seen == order
 
 
 def test_the_best_metric_must_be_one_that_evaluation_gives(params):

@@ -246,10 +246,30 @@ def test_long_examples_of_a_stream_are_refused_on_the_way():
     next(found)
 
 
-def test_ordered_batches_fill_the_last_one_up():
-  rows = [{"x": np.array([i])} for i in range(5)]
-  found = [(b["x"][:, 0].tolist(), real) for b, real in batching.ordered(rows, 2)]
-  assert found == [([0, 1], 2), ([2, 3], 2), ([4, 4], 1)]
+def rows_of(lengths):
+  return [
+    {"inputs": np.full(n, i + 3), "targets": np.array([5, 1])}
+    for i, n in enumerate(lengths)
+  ]
+
+
+def test_few_batches_keep_the_order_and_fill_the_last_one_up():
+  found = list(batching.every(rows_of([3, 9, 20, 2, 7]), Layout(64, 8, 2), 2))
+  assert [numbers for _, numbers in found] == [[0, 1], [2, 3], [4]]
+  assert {batch["inputs"].shape for batch, _ in found} == {(2, 34)}
+  assert (found[-1][0]["inputs"][0] == found[-1][0]["inputs"][1]).all()
+
+
+def test_many_batches_put_short_examples_together(monkeypatch):
+  monkeypatch.setattr(batching, "MANY", 2)
+  lengths = [30, 3, 40, 16, 2, 9, 17, 5]
+  found = list(batching.every(rows_of(lengths), Layout(50, 8, 2), 2))
+  assert [numbers for _, numbers in found] == [[4, 1], [7, 5], [3, 6], [0, 2]]
+  # 16, 32 or what the longest needs, and two positions for the prompt.
+  assert [b["inputs"].shape[1] for b, _ in found] == [18, 18, 34, 50]
+  for batch, numbers in found:
+    for row, number in zip(batch["inputs"], numbers, strict=True):
+      assert (row[2:] == number + 3).sum() == lengths[number]
 
 
 # ---- reading ahead

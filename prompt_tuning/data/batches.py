@@ -10,13 +10,16 @@ import logging
 import queue
 import string
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.packing import pack
+
+# More batches than this are sorted by length.
+MANY = 8
 
 Example = dict[str, Any]
 Batch = dict[str, np.ndarray]
@@ -122,13 +125,32 @@ def batches(rows: Iterable[Batch], size: int) -> Iterator[Batch]:
     yield stack(chosen)
 
 
-def ordered(rows: Sequence[Batch], size: int) -> Iterator[tuple[Batch, int]]:
-  """(batch, real rows) in order; the last batch repeats its last row to fill up."""
-  for start in range(0, len(rows), size):
-    chosen = list(rows[start : start + size])
-    real = len(chosen)
-    chosen += [chosen[-1]] * (size - real)
-    yield stack(chosen), real
+def every(
+  examples: Sequence[Mapping[str, Any]], layout: Layout, size: int
+) -> Iterator[tuple[Batch, list[int]]]:
+  """Batches of padded rows that hold each example once, and the numbers of these.
+
+  Where there are many batches, short examples stand with short ones in rows of a few
+  lengths, so that little is spent on padding and few shapes are compiled; otherwise the
+  examples keep their order and all rows have one length.
+
+  Args:
+    examples: task features. layout: how each is laid out; its lengths are the limit.
+    size: rows of a batch; the last one repeats its last row to fill up.
+  """
+  layout = layout.around(examples)
+  order, sort = list(range(len(examples))), len(examples) > MANY * size
+  if sort:
+    order.sort(key=lambda i: len(examples[i]["inputs"]))
+  for start in range(0, len(order), size):
+    numbers = order[start : start + size]
+    chosen = [examples[i] for i in numbers]
+    chosen += [chosen[-1]] * (size - len(chosen))
+    fitting = layout.around(chosen, doubling=True) if sort else layout
+    yield (
+      stack([pad(fitting.convert(one), fitting.lengths) for one in chosen]),
+      numbers,
+    )
 
 
 def train_batches(

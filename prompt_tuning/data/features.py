@@ -51,15 +51,23 @@ class Layout:
           f"{getattr(self, name)}."
         )
 
-  def around(self, examples: Sequence[Mapping[str, Any]]) -> "Layout":
+  def around(
+    self, examples: Sequence[Mapping[str, Any]], doubling: bool = False
+  ) -> "Layout":
     """This layout without the positions that none of the examples reaches.
 
-    Lengths are rounded up to `ROUND`, so that few shapes are compiled.
+    Lengths are rounded up to a multiple of `ROUND`, or to its double, fourfold and so
+    on, so that few shapes are compiled.
     """
 
     def needed(name: str) -> int:
       longest = max((len(example[name]) for example in examples), default=1)
-      return min(getattr(self, name), -(-longest // ROUND) * ROUND)
+      size = -(-longest // ROUND) * ROUND
+      if doubling:
+        size = ROUND
+        while size < longest:
+          size *= 2
+      return min(getattr(self, name), size)
 
     return dataclasses.replace(self, inputs=needed("inputs"), targets=needed("targets"))
 

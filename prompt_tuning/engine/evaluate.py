@@ -10,7 +10,7 @@ import numpy as np
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.features import Layout, pad
+from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import decode, sharding
 from prompt_tuning.engine import score as scoring
 from prompt_tuning.outputs import choice, text
@@ -47,15 +47,11 @@ class Evaluator:
     if output is not None:
       self._predictor = predictor(model, vocabulary, task.labels, output)
 
-  def batches(self, examples: Sequence[Example]) -> Any:
-    """(batch on the devices, real rows) in order, no wider than the examples need."""
-    return device_batches(examples, self.layout.around(examples), self.size)
-
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Mean loss over target tokens, and the other metrics of the objective."""
     sums: dict[str, list[float]] = {}
-    for batch, real in self.batches(examples):
-      rows = len(batch["targets"])
+    for batch, numbers in device_batches(examples, self.layout, self.size):
+      rows, real = len(batch["targets"]), len(numbers)
       if real < rows:
         keep = jax.numpy.arange(rows)[:, None] < real
         batch["targets"] = jax.numpy.where(keep, batch["targets"], 0)
@@ -70,10 +66,8 @@ class Evaluator:
 
   def predict(self, params: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """One record an example, in order: `prediction` and its scores."""
-    records: list[dict[str, Any]] = []
-    for batch, real in self.batches(examples):
-      records += self._predictor(params, batch, len(records))[:real]
-    return records
+    run = functools.partial(self._predictor, params)
+    return in_order(run, examples, self.layout, self.size)
 
   def scores(
     self, params: Any, examples: Sequence[Example], split: str = "validation"
@@ -113,21 +107,39 @@ class Evaluator:
 
 
 def device_batches(examples: Sequence[Example], layout: Layout, size: int) -> Any:
-  """(batch on the devices, real rows) in order; the last one is filled up."""
+  """(batch on the devices, numbers of its examples); see `data.batches.every`."""
   over = sharding.mesh()
   size += -size % over.size
-  rows = [pad(layout.convert(example), layout.lengths) for example in examples]
-  for batch, real in batching.ordered(rows, size):
-    yield sharding.put(batch, over), real
+  for batch, numbers in batching.every(examples, layout, size):
+    yield sharding.put(batch, over), numbers
+
+
+def in_order(
+  run: Callable[[Any, Any], Sequence[Any]],
+  examples: Sequence[Example],
+  layout: Layout,
+  size: int,
+) -> list[Any]:
+  """What `run(batch, numbers)` says of each row, in the order of the examples.
+
+  `numbers` [B] are those of the batch's examples; at rows that only fill up, the last.
+  """
+  found: list[Any] = [None] * len(examples)
+  for batch, numbers in device_batches(examples, layout, size):
+    rows = len(batch["inputs"])
+    all_rows = np.array(numbers + [numbers[-1]] * (rows - len(numbers)))
+    for number, value in zip(numbers, run(batch, all_rows), strict=False):
+      found[number] = value
+  return found
 
 
 def predictor(
   model: PromptedModel, vocabulary: Any, labels: Sequence[str] | None, output: Any
-) -> Callable[[Any, Any, int], list[dict[str, Any]]]:
-  """(params, batch, first) -> one record a row, for a setting of `outputs/`.
+) -> Callable[[Any, Any, Any], list[dict[str, Any]]]:
+  """(params, batch, numbers) -> one record a row, for a setting of `outputs/`.
 
-  `first` is the number of the batch's first example: what `Sample` draws depends on
-  the seed and an example's number, not on how examples fall into batches.
+  `numbers` [B] count the examples: what `Sample` draws depends on the seed and an
+  example's number, not on how examples fall into batches.
 
   Raises:
     ValueError: if answers shall be chosen, but the task names no labels.
@@ -146,7 +158,7 @@ def predictor(
       )
     )
 
-    def choose(params: Any, batch: Any, first: int) -> list[dict[str, Any]]:
+    def choose(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:
       scores_BK = np.asarray(score(params, batch))
       return [
         {
@@ -161,18 +173,17 @@ def predictor(
     return choose
 
   @jax.jit
-  def write(params: Any, batch: Any, first: Any) -> Any:
+  def write(params: Any, batch: Any, numbers: Any) -> Any:
     keys = None
     if output.loop == "sample":
-      numbers = first + jax.numpy.arange(len(batch["inputs"]))
       seed = jax.random.key(output.seed)
       keys = jax.vmap(functools.partial(jax.random.fold_in, seed))(numbers)
     return decode.generate(model, params, batch, output, keys)
 
   to_text = functools.partial(vocabularies.decode, vocabulary)
 
-  def generate(params: Any, batch: Any, first: int) -> list[dict[str, Any]]:
-    ids, log_probabilities = jax.device_get(write(params, batch, first))
+  def generate(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:
+    ids, log_probabilities = jax.device_get(write(params, batch, numbers))
     best_B = (
       log_probabilities if log_probabilities.ndim == 1 else log_probabilities[:, 0]
     )
