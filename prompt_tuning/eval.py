@@ -11,7 +11,8 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
-from prompt_tuning.engine import config, evaluate, fit
+from prompt_tuning.engine import config, evaluate
+from prompt_tuning.engine.examples import read
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 
@@ -40,7 +41,7 @@ def evaluate_prompt(
   """
   session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
   vocabulary = session.loaded.vocabulary
-  examples = fit.read(task, vocabulary, split)
+  examples = read(task, vocabulary, split)
   layout = session.layout(examples, targets=True)
   evaluator = evaluate.Evaluator(
     session.model, CrossEntropy(), layout, vocabulary, task, output, eval_batch_size

@@ -210,10 +210,12 @@ class Case:
     return self.logits()
 
   def vectors(self, batch: dict[str, Any]) -> np.ndarray:
-    """The prompt's vectors [R P H], both sides one behind the other."""
+    """The prompt's vectors [R P H], those of all places one behind the other."""
     found = self.model.inject(self.params, batch)
     tables = [found.encoder_input, found.decoder_input]
-    return np.concatenate([np.asarray(x) for x in tables if x is not None], axis=1)
+    tables += [found.encoder_kv, found.decoder_kv]
+    flat = [x.reshape(len(x), -1, H) for x in tables if x is not None]
+    return np.concatenate(flat, axis=1)
 
   def training(self, rule: Any = optax.sgd, dropout: bool = False) -> tuple[Any, Any]:
     """The engine's step with the file's rates, and its arguments.

@@ -41,10 +41,11 @@ def quick_compilation():
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-  """A prompt whose vectors are its parameters."""
+  """A prompt whose vectors, keys and values are its parameters."""
 
   encoder: int = 0
   decoder: int = 0
+  slots: int = 0
   needs = frozenset()
 
   @property
@@ -55,13 +56,16 @@ class Given:
   def apply(self, variables, context, spec, train=False, rngs=None):
     params = variables["params"]
     return Injection(
-      encoder_input=params.get("encoder"), decoder_input=params.get("decoder")
+      encoder_input=params.get("encoder"),
+      decoder_input=params.get("decoder"),
+      encoder_kv=params.get("encoder_kv"),
+      decoder_kv=params.get("decoder_kv"),
     )
 
 
 PROMPTS = {
   "bare": None,
-  "both": Given(encoder=2, decoder=3),
+  "both": Given(encoder=2, decoder=3, slots=2),
 }
 
 
@@ -81,6 +85,11 @@ def setting(name="bare"):
     side: jnp.asarray(random.normal(0, 1, (1, length, CONFIG.emb_dim)), jnp.float32)
     for side, length in (prompt.lengths if prompt else {}).items()
   }
+  layers = CONFIG.num_encoder_layers, CONFIG.num_decoder_layers
+  for side, depth in zip(("encoder", "decoder"), layers, strict=True):
+    if prompt and prompt.slots:
+      shape = (1, 2 * depth, prompt.slots, CONFIG.num_heads * CONFIG.head_dim)
+      tables[f"{side}_kv"] = jnp.asarray(random.normal(0, 1, shape), jnp.float32)
   return PromptedModel(backbone, prompt), {"backbone": weights, "prompt": tables}
 
 

@@ -145,9 +145,13 @@ def test_count_equals_the_formula_of_the_file(case):
   if formula is None:
     pytest.fail(
       f"gin/methods/{case.method.name}.gin has no line `# Trains: <formula>`. Write "
-      f"its count of trained numbers in H, V, BACKBONE and {sorted(tools.LETTERS)}."
+      f"its count of trained numbers in H, V, N, D, Le, Ld, BACKBONE and "
+      f"{sorted(tools.LETTERS)}."
     )
   letters = {"H": tools.H, "V": tools.V, "__builtins__": {}}
+  spec = tools.BACKBONE.spec
+  letters |= {"N": spec.heads, "D": spec.head_width}
+  letters |= {"Le": spec.encoder_layers, "Ld": spec.decoder_layers}
   letters["BACKBONE"] = branches.count(tools.backbone_params())
   for letter, macro in tools.LETTERS.items():
     if macro in case.method.numbers:
@@ -246,8 +250,9 @@ def test_prompt_reads_inputs_alone_and_only_if_it_says_so(case):
   if case.model.prompt is None:
     assert case.model.inject(case.params, case.batch()) is None
     return
-  P = sum(case.model.lengths.values())
   mine = case.vectors(case.batch())
+  _, P, _ = mine.shape
+  assert P >= sum(case.model.lengths.values())
   others = tools.examples(seed=7)
   pairs = list(zip(case.rows, others, strict=True))
   swapped = case.batch([{**row, "targets": other["targets"]} for row, other in pairs])

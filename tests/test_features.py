@@ -13,6 +13,7 @@ from prompt_tuning.data import features, vocabularies
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.data.packing import pack
+from prompt_tuning.engine.examples import validation_examples
 
 EXAMPLE = {"inputs": [11, 12, 13, 1], "targets": [21, 22, 1]}
 
@@ -118,6 +119,21 @@ def test_long_examples_are_counted(caplog):
     batching.check_lengths(examples, Layout(9, 1), "train")
   with pytest.raises(ValueError, match="'train' holds no examples"):
     batching.check_lengths([], Layout(9, 2), "train")
+
+
+def test_a_part_of_a_sorted_validation_split_has_all_labels(vocabulary_file):
+  vocabulary = vocabularies.sentencepiece(vocabulary_file)
+  rows = [(f"text {i}", "ab"[i >= 50]) for i in range(100)]
+  task = Lists(train=rows[:1], validation=rows)
+
+  def drawn(limit):
+    return [e["inputs"].tolist() for e in validation_examples(task, vocabulary, limit)]
+
+  whole, part = drawn(None), drawn(20)
+  assert drawn(100) == whole and drawn(20) == part
+  places = [whole.index(ids) for ids in part]
+  assert places == sorted(set(places)) and len(places) == 20
+  assert 3 < sum(place >= 50 for place in places) < 17
 
 
 def test_targets_of_unknown_pieces_alone_are_refused(vocabulary_file):

@@ -111,7 +111,7 @@ def test_remat_policy_reaches_the_layers_of_both_stacks(scan, remat, blocks):
 def cached_logits(backbone, params, batch):
   """Logits of the last U - 1 positions, by steps; the first takes two tokens."""
   encoded, mask = backbone.encode(params, batch)
-  cross, cache = backbone.start(params, encoded, length=U + 3)
+  cross, cache, _ = backbone.start(params, encoded, length=U + 3)
   sizes = {leaf.shape[backbone.cache_axis] for leaf in jax.tree.leaves((cross, cache))}
   assert sizes == {B}
   embeddings_BUH = backbone.embed(params, batch["decoder_inputs"])

@@ -13,6 +13,7 @@ AXES = {
   "H": "width of the backbone and of a prompt",
   "N": "attention heads",
   "D": "width of a head",
+  "J": "width of all heads, N * D",
   "P": "prompt positions",
   "G": "tables that a site asks for",
   "Q": "vectors of a code",

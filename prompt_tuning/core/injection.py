@@ -16,11 +16,18 @@ class Injection:
     encoder_input: vectors for the encoder's virtual positions [R Pin H].
     encoder_mask: false where a virtual position must not be attended to [R Pin].
     decoder_input: vectors for the decoder's virtual positions [R Pdec H].
+    encoder_kv: keys and values that every position of the encoder attends to beside the
+      tokens, key and value of layer 0, of layer 1 and so on, J = N * D [R G Pkv J].
+    encoder_kv_mask: false where such a key must not be attended to [R Pkv].
+    decoder_kv: the same for the decoder's self-attention [R G Pdkv J].
   """
 
   encoder_input: Float[Array, "R Pin H"] | None = None
   encoder_mask: Bool[Array, "R Pin"] | None = None
   decoder_input: Float[Array, "R Pdec H"] | None = None
+  encoder_kv: Float[Array, "R Ge Pkv J"] | None = None
+  encoder_kv_mask: Bool[Array, "R Pkv"] | None = None
+  decoder_kv: Float[Array, "R Gd Pdkv J"] | None = None
 
 
 def fill(

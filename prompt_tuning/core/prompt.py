@@ -7,8 +7,8 @@ A method is such a sentence, bound in one file of `gin/methods/`. The contracts:
 * parameterise: `reads_code` and `__call__(code or None, shape, spec, train) -> Drawn`
   with shape (G, P, H).
 * transform: `__call__(drawn, spec, train) -> Drawn`.
-* site: `side` ("encoder" or "decoder") whose positions it uses; `tables(spec)` gives
-  (G, H); `__call__(Drawn) -> Injection`.
+* site: `side` ("encoder" or "decoder") whose positions it uses, or None; `tables(spec)`
+  gives (G, width of a vector); `__call__(Drawn) -> Injection`.
 
 Words draw their parameters through `weight`.
 """
@@ -125,7 +125,7 @@ class Prompt(nn.Module):
   @property
   def lengths(self) -> dict[str, int]:
     """Virtual positions to reserve, by the side ("encoder", "decoder")."""
-    return {self.site.side: self.length}
+    return {} if self.site.side is None else {self.site.side: self.length}
 
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
     code = None if self.condition is None else self.condition(context, spec, train)
@@ -170,27 +170,36 @@ class Together(nn.Module):
     parts = [prompt(context, spec, train) for prompt in self.prompts]
     return Injection(
       encoder_input=_side_by_side([part.encoder_input for part in parts]),
-      encoder_mask=_masks_side_by_side(parts),
+      encoder_mask=_masks_side_by_side(
+        [(part.encoder_mask, part.encoder_input) for part in parts]
+      ),
       decoder_input=_side_by_side([part.decoder_input for part in parts]),
+      encoder_kv=_side_by_side([part.encoder_kv for part in parts], axis=2),
+      encoder_kv_mask=_masks_side_by_side(
+        [(part.encoder_kv_mask, part.encoder_kv) for part in parts]
+      ),
+      decoder_kv=_side_by_side([part.decoder_kv for part in parts], axis=2),
     )
 
 
-def _side_by_side(tables: Sequence[Array | None]) -> Array | None:
+def _side_by_side(tables: Sequence[Array | None], axis: int = 1) -> Array | None:
   tables = [table for table in tables if table is not None]
   if not tables:
     return None
   R = max(table.shape[0] for table in tables)
   tables = [jnp.broadcast_to(table, (R, *table.shape[1:])) for table in tables]
-  return jnp.concatenate(tables, axis=1)
+  return jnp.concatenate(tables, axis=axis)
 
 
-def _masks_side_by_side(parts: Sequence[Injection]) -> Array | None:
-  if all(part.encoder_mask is None for part in parts):
+def _masks_side_by_side(
+  parts: Sequence[tuple[Array | None, Array | None]],
+) -> Array | None:
+  """Joins the masks [R P] of (mask, vectors [R ... P X]); no mask says all true."""
+  if all(mask is None for mask, _ in parts):
     return None
   masks = []
-  for part in parts:
-    if part.encoder_input is None:
-      continue
-    all_RP = jnp.ones(part.encoder_input.shape[:2], bool)
-    masks.append(all_RP if part.encoder_mask is None else part.encoder_mask)
+  for mask, vectors in parts:
+    if vectors is not None:
+      all_RP = jnp.ones((vectors.shape[0], vectors.shape[-2]), bool)
+      masks.append(all_RP if mask is None else mask)
   return _side_by_side(masks)

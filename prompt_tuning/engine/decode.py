@@ -47,10 +47,13 @@ def generate(
     start_BUH = jnp.concatenate([prompt_BPH.astype(start_BUH.dtype), start_BUH], 1)
   opening = start_BUH.shape[1]
   # The last token is never fed back, so its keys and values need no place.
-  cross, cache = backbone.start(weights, encoded_BTH, opening + decoder.steps - 1)
-  first_BV, cache = backbone.step(
-    weights, start_BUH, cross, cache, jnp.int32(0), mask_BT
+  cross, cache, place = backbone.start(
+    weights, encoded_BTH, opening + decoder.steps - 1, injection
   )
+  first_BV, cache = backbone.step(
+    weights, start_BUH, cross, cache, jnp.int32(place), mask_BT
+  )
+  opening += place
 
   def step(ids_B: Array, cache: Cache, index: Array) -> tuple[Array, Cache]:
     x_BUH = backbone.embed(weights, ids_B)[:, None]

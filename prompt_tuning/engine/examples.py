@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data.features import Layout
 
@@ -25,6 +27,21 @@ def read(task: Any, vocabulary: Any, split: str, limit: int | None = None) -> li
   if not examples:
     raise ValueError(f"The split {split!r} of task {task.name!r} holds no examples.")
   return examples
+
+
+def validation_examples(task: Any, vocabulary: Any, limit: int | None) -> list:
+  """Validation examples in order; at most `limit`, the same draw in every run.
+
+  Files are often sorted by label, so the first examples would say little. A stream has
+  no order to be afraid of, and gives its first ones.
+  """
+  if task.streams or limit is None:
+    return read(task, vocabulary, "validation", limit)
+  examples = read(task, vocabulary, "validation", IN_MEMORY)
+  if len(examples) <= limit:
+    return examples
+  numbers = np.random.default_rng(0).choice(len(examples), limit, replace=False)
+  return [examples[i] for i in sorted(numbers)]
 
 
 def training_source(

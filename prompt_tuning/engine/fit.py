@@ -19,7 +19,7 @@ from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import loop, product, sharding, state, step
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
-from prompt_tuning.engine.examples import read, training_source
+from prompt_tuning.engine.examples import training_source, validation_examples
 from prompt_tuning.engine.optimizer import Optimizer
 
 
@@ -32,7 +32,8 @@ class Recipe:
     objective: what is lowered. optimizer: how.
     plan: how long, and what when.
     batch_size: B. eval_batch_size: rows of an evaluation batch.
-    eval_examples: validation examples used during training; None for all.
+    eval_examples: validation examples used during training, drawn at random but the
+      same in every run; None for all.
     microbatches: parts a batch is divided into. pack_segments: S; 1 pads.
     seed: of the prompt, the order and the dropout.
     dropout: whether dropout layers are active in training.
@@ -120,7 +121,7 @@ def prepare(
   source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
   validation = None
   if "validation" in task.splits:
-    validation = read(task, vocabulary, "validation", recipe.eval_examples)
+    validation = validation_examples(task, vocabulary, recipe.eval_examples)
     batching.check_lengths(validation, layout, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
     if not task.streams:

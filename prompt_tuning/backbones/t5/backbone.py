@@ -13,6 +13,7 @@ from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.backbones.t5 import prefix as prefixes
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.network import Transformer
 from prompt_tuning.core import injection as inject
@@ -116,7 +117,18 @@ class T5:
       x_BTH = inject.fill(x_BTH, injection.encoder_input, index_BT, segments_BT)
       if injection.encoder_mask is not None:
         mask_BT &= inject.visible(injection.encoder_mask, index_BT, segments_BT)
-    encoded_BTH = self._apply(params, "encode", x_BTH, mask_BT, segments_BT, key=key)
+    prefix = None
+    if injection is not None and injection.encoder_kv is not None:
+      prefix = prefixes.prefix(
+        injection.encoder_kv,
+        injection.encoder_kv_mask,
+        len(x_BTH),
+        segments_BT,
+        self.config,
+      )
+    encoded_BTH = self._apply(
+      params, "encode", x_BTH, mask_BT, segments_BT, prefix, key=key
+    )
     return encoded_BTH, mask_BT
 
   def decode(
@@ -134,6 +146,11 @@ class T5:
     if injection is not None and injection.decoder_input is not None:
       index_BU = batch["decoder_prompt_index"]
       x_BUH = inject.fill(x_BUH, injection.decoder_input, index_BU, segments_BU)
+    prefix = None
+    if injection is not None and injection.decoder_kv is not None:
+      prefix = prefixes.prefix(
+        injection.decoder_kv, None, len(x_BUH), segments_BU, self.config
+      )
     states_BUH = self._apply(
       params,
       "decode",
@@ -142,23 +159,37 @@ class T5:
       encoder_mask_BT,
       segments_BU,
       batch.get("segment_ids"),
+      prefix,
       key=key,
     )
     return self._apply(params, "logits", states_BUH).astype(jnp.float32)
 
   def start(
-    self, params: Params, encoded_BTH: Float[Array, "B T H"], length: int
-  ) -> tuple[Any, Cache]:
-    """Cross-attention keys and values, made once, and an empty cache of `length`."""
+    self,
+    params: Params,
+    encoded_BTH: Float[Array, "B T H"],
+    length: int,
+    injection: Injection | None = None,
+  ) -> tuple[Any, Cache, int]:
+    """What decoding starts from.
+
+    Returns:
+      cross-attention keys and values, made once; a cache with `length` free places;
+      the first of these, behind the keys and values that the prompt supplies.
+    """
     cross = self._apply(params, "cross", encoded_BTH)
-    config = self.config
-    shape = (encoded_BTH.shape[0], length, config.num_heads, config.head_dim)
-    if config.scan_layers:
-      shape = (config.num_decoder_layers, *shape)
-    empty = jnp.zeros(shape, config.dtype)
-    if config.scan_layers:
-      return cross, (empty, empty)
-    return cross, [(empty, empty) for _ in range(config.num_decoder_layers)]
+    config, B = self.config, encoded_BTH.shape[0]
+    depth, first = config.num_decoder_layers, 0
+    shape = (depth, B, length, config.num_heads, config.head_dim)
+    cache = (jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    if injection is not None and injection.decoder_kv is not None:
+      first = injection.decoder_kv.shape[-2]
+      own = prefixes.stacked(injection.decoder_kv, B, config)
+      cache = tuple(
+        jnp.concatenate([x.astype(config.dtype), free], axis=2)
+        for x, free in zip(own, cache, strict=True)
+      )
+    return cross, prefixes.per_layer(cache, config), first
 
   def step(
     self,

@@ -103,8 +103,8 @@ class RelativeBias(nn.Module):
 
   @nn.compact
   def __call__(
-    self, queries_Q: Int[Array, " Q"], keys_T: Int[Array, " T"]
-  ) -> Float[Array, "1 N Q T"]:
+    self, queries_BQ: Int[Array, "#B Q"], keys_T: Int[Array, " T"]
+  ) -> Float[Array, "#B N Q T"]:
     """The bias between query and key positions; callers compute it once a pass."""
     table_NX = partitioning.param_with_axes(
       "rel_embedding",
@@ -112,13 +112,14 @@ class RelativeBias(nn.Module):
       (self.config.num_heads, self.config.relative_buckets),
       axes=("heads", "relpos_buckets"),
     )
-    bucket_QT = relative_bucket(
-      keys_T[None, :] - queries_Q[:, None],
+    bucket_BQT = relative_bucket(
+      keys_T - queries_BQ[..., None],
       self.bidirectional,
       self.config.relative_buckets,
       self.config.relative_max_distance,
     )
-    return jnp.take(table_NX, bucket_QT, axis=1)[None].astype(jnp.float32)
+    bias_NBQT = jnp.take(table_NX, bucket_BQT, axis=1)
+    return bias_NBQT.swapaxes(0, 1).astype(jnp.float32)
 
 
 def attend(

@@ -24,8 +24,7 @@ from prompt_tuning.backbones.t5.layers import (
   mask_bias,
   pairs,
 )
-
-KeysValues = tuple[Array, Array]
+from prompt_tuning.backbones.t5.prefix import KeysValues, Prefix, joined, places
 
 
 class EncoderLayer(nn.Module):
@@ -36,13 +35,16 @@ class EncoderLayer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BTH: Float[Array, "B T H"], _: None, bias: Float[Array, "#B N T T"]
+    self,
+    x_BTH: Float[Array, "B T H"],
+    prefix: KeysValues | None,
+    bias: Float[Array, "#B N T X"],
   ) -> tuple[Float[Array, "B T H"], None]:
     config, train = self.config, self.train
     drop = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
     attention = Attention(config, name="attention")
     y = RMSNorm(config.dtype, name="pre_attention_layer_norm")(x_BTH)
-    y = attention(y, attention.keys_values(y), bias, train)
+    y = attention(y, joined(prefix, attention.keys_values(y)), bias, train)
     x_BTH += drop(y, deterministic=not train)
     y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BTH)
     y = FeedForward(config, name="mlp")(y, train)
@@ -76,15 +78,15 @@ class DecoderLayer(nn.Module):
   def __call__(
     self,
     x_BUH: Float[Array, "B U H"],
-    per_layer: tuple[KeysValues | None, KeysValues | None],
+    per_layer: tuple[KeysValues | None, KeysValues | None, KeysValues | None],
     self_bias: Float[Array, "#B N U X"],
     cross_bias: Float[Array, "B 1 #U T"],
     encoded_BTH: Float[Array, "B T H"] | None,
     index: Int[Array, ""] | None,
   ) -> tuple[Float[Array, "B U H"], KeysValues | None]:
-    cross, cache = per_layer
+    cross, cache, prefix = per_layer
     y = self.pre_self_attention_layer_norm(x_BUH)
-    keys_values = self.self_attention.keys_values(y)
+    keys_values = joined(prefix, self.self_attention.keys_values(y))
     if cache is not None:
       keys_values = cache = jax.tree.map(
         lambda old, new: jax.lax.dynamic_update_slice_in_dim(
@@ -139,6 +141,14 @@ class Stack(nn.Module):
       outputs.append(output)
     return x, outputs
 
+  def beside(self, prefix: Prefix, bias: Array, places_BT: Array) -> Array:
+    """The bias with that of a prefix's slots in front."""
+    slots_P = jnp.arange(prefix.allowed.shape[-1]) % prefix.length - prefix.length
+    slots = self.relpos_bias(places_BT, slots_P) + mask_bias(prefix.allowed)
+    shape = jnp.broadcast_shapes(slots.shape[:-1], bias.shape[:-1])
+    both = [jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (slots, bias)]
+    return jnp.concatenate(both, axis=-1)
+
   def _scan(self, block: Any, shared: int) -> Any:
     # Parameters get a leading axis, which `params_axes` records as "layers".
     return partitioning.scan_with_axes(
@@ -174,13 +184,18 @@ class Encoder(Stack):
     x_BTH: Float[Array, "B T H"],
     mask_BT: Bool[Array, "B T"],
     segments_BT: Int[Array, "B T"] | None = None,
+    prefix: Prefix | None = None,
   ) -> Float[Array, "B T H"]:
     x_BTH = x_BTH.astype(self.config.dtype)
-    places_T = jnp.arange(x_BTH.shape[1])
-    bias = self.relpos_bias(places_T, places_T)
+    T = x_BTH.shape[1]
+    bias = self.relpos_bias(jnp.arange(T)[None], jnp.arange(T))
     bias = bias + mask_bias(pairs(None, mask_BT, segments_BT, segments_BT))
+    layers = None
+    if prefix is not None:
+      bias = self.beside(prefix, bias, places(T, segments_BT))
+      layers = prefix.layers
     x_BTH = self.dropout(x_BTH, deterministic=not self.train)
-    x_BTH, _ = self.walk(_run_layer, x_BTH, None, bias)
+    x_BTH, _ = self.walk(_run_layer, x_BTH, layers, bias)
     x_BTH = self.encoder_norm(x_BTH)
     return self.dropout(x_BTH, deterministic=not self.train)
 
@@ -212,16 +227,23 @@ class Decoder(Stack):
     encoder_mask_BT: Bool[Array, "B T"],
     segments_BU: Int[Array, "B U"] | None = None,
     encoder_segments_BT: Int[Array, "B T"] | None = None,
+    prefix: Prefix | None = None,
   ) -> Float[Array, "B U H"]:
     """Normed states of whole targets, each position seeing those before it."""
-    places_U = jnp.arange(x_BUH.shape[1])
+    U = x_BUH.shape[1]
+    places_U = jnp.arange(U)
     causal_UU = places_U[:, None] >= places_U[None, :]
-    bias = self.relpos_bias(places_U, places_U)
+    bias = self.relpos_bias(places_U[None], places_U)
     bias = bias + mask_bias(pairs(causal_UU, None, segments_BU, segments_BU))
+    layers = None
+    if prefix is not None:
+      bias = self.beside(prefix, bias, places(U, segments_BU))
+      layers = prefix.layers
     cross_bias = mask_bias(
       pairs(None, encoder_mask_BT, segments_BU, encoder_segments_BT)
     )
-    return self._run(x_BUH, (None, None), bias, cross_bias, encoded_BTH, None)[0]
+    per_layer = (None, None, layers)
+    return self._run(x_BUH, per_layer, bias, cross_bias, encoded_BTH, None)[0]
 
   def step(
     self,
@@ -235,17 +257,18 @@ class Decoder(Stack):
     leaf = jax.tree.leaves(cache)[0]
     keys_X = jnp.arange(leaf.shape[-3])
     queries_U = index + jnp.arange(x_BUH.shape[1])
-    bias = self.relpos_bias(queries_U, keys_X)
+    bias = self.relpos_bias(queries_U[None], keys_X)
     bias = bias + mask_bias(queries_U[:, None] >= keys_X[None, :])[None, None]
     cross_bias = mask_bias(encoder_mask_BT)[:, None, None, :]
-    return self._run(x_BUH, (cross, cache), bias, cross_bias, None, index)
+    return self._run(x_BUH, (cross, cache, None), bias, cross_bias, None, index)
 
   def _run(self, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index):
     x_BUH = x_BUH.astype(self.config.dtype)
     x_BUH = self.dropout(x_BUH, deterministic=not self.train)
     if not self.config.scan_layers:
-      cross, cache = per_layer
-      per_layer = [(cross and cross[i], cache and cache[i]) for i in range(self.depth)]
+      per_layer = [
+        tuple(part and part[i] for part in per_layer) for i in range(self.depth)
+      ]
     x_BUH, cache = self.walk(
       _run_layer, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index
     )
