@@ -158,9 +158,9 @@ def test_scores_are_each_tasks_own():
   mixed = mixtures.Mixture([task("a", 2), task("b", 4)])
   scores = mixed.score(["good", "bad", "x", "bad", "good", "bad"], "train")
   assert scores == {"a/accuracy": 100.0, "b/accuracy": 75.0}
-  first = mixed.score(["good", "bad", "x"], "train", first=3)
-  assert first == {"a/accuracy": 100.0, "b/accuracy": 0.0}
-  assert mixed.score(["bad"], "train", first=1) == {"a/accuracy": 0.0}
+  some = mixed.score(["good", "bad", "x"], "train", numbers=range(3))
+  assert some == {"a/accuracy": 100.0, "b/accuracy": 0.0}
+  assert mixed.score(["bad"], "train", numbers=range(1)) == {"a/accuracy": 0.0}
   with pytest.raises(ValueError, match="6 targets.*got 2"):
     mixed.score(["good", "bad"], "train")
 
@@ -250,7 +250,7 @@ def test_registered_tasks_shuffle_and_repeat(vocabulary, module):
 def test_registered_tasks_are_scored_by_their_own_functions(vocabulary, module):
   own = registered.Registered("registered_pairs", module)
   assert own.score(["good", "good", "x"], "train") == {"own": pytest.approx(100 / 3)}
-  assert own.score(["GOOD"], "train", first=1) == {"own": 100.0}
+  assert own.score(["GOOD"], "train", numbers=range(1)) == {"own": 100.0}
   named = registered.Registered("registered_pairs", module, metrics=("accuracy",))
   scores = named.score(["Good", "Bad", "x"], "train")
   assert scores == {"accuracy": pytest.approx(200 / 3)}

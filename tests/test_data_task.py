@@ -178,7 +178,7 @@ def test_score_compares_with_a_split():
   assert own.score(["positive"] * 6 + ["x"], "train")["accuracy"] == pytest.approx(
     100 * 6 / 7
   )
-  assert own.score(["positive", "x"], "train", first=2) == {"accuracy": 50.0}
+  assert own.score(["positive", "x"], "train", numbers=range(2)) == {"accuracy": 50.0}
   with pytest.raises(ValueError, match="7 targets.*got 2"):
     own.score(["positive", "x"], "train")
 

@@ -13,7 +13,7 @@ from prompt_tuning.data import features, vocabularies
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.data.packing import pack
-from prompt_tuning.engine.examples import validation_examples
+from prompt_tuning.engine.examples import validation_part
 
 EXAMPLE = {"inputs": [11, 12, 13, 1], "targets": [21, 22, 1]}
 
@@ -126,14 +126,16 @@ def test_a_part_of_a_sorted_validation_split_has_all_labels(vocabulary_file):
   rows = [(f"text {i}", "ab"[i >= 50]) for i in range(100)]
   task = Lists(train=rows[:1], validation=rows)
 
-  def drawn(limit):
-    return [e["inputs"].tolist() for e in validation_examples(task, vocabulary, limit)]
-
-  whole, part = drawn(None), drawn(20)
-  assert drawn(100) == whole and drawn(20) == part
-  places = [whole.index(ids) for ids in part]
-  assert places == sorted(set(places)) and len(places) == 20
-  assert 3 < sum(place >= 50 for place in places) < 17
+  whole = validation_part(task, vocabulary, None)
+  part = validation_part(task, vocabulary, 20)
+  assert validation_part(task, vocabulary, 100).numbers == whole.numbers == range(100)
+  assert validation_part(task, vocabulary, 20).numbers == part.numbers
+  assert part.numbers == sorted(set(part.numbers)) and len(part.numbers) == 20
+  for example, number in zip(part.examples, part.numbers, strict=True):
+    assert example["inputs_pretokenized"] == rows[number][0].encode()
+  right = [rows[number][1] for number in part.numbers]
+  assert 3 < right.count("b") < 17
+  assert task.score(right, "validation", part.numbers) == {"accuracy": 100.0}
 
 
 def test_targets_of_unknown_pieces_alone_are_refused(vocabulary_file):

@@ -12,7 +12,7 @@ import prompt_tuning as pt
 from prompt_tuning import export
 from prompt_tuning.core.model import PromptedModel, features
 from prompt_tuning.engine import product
-from prompt_tuning.interop import prompts, source
+from prompt_tuning.interop import peft, prompts, source
 from prompt_tuning.interop.load import open_foreign
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -41,6 +41,36 @@ def test_an_adapter_of_peft_gives_its_logits(name):
   # Both count the decoder's own virtual positions, where there are some.
   wanted = np.load(GOLDENS / "peft" / "logits.npz")[name]
   np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_a_prefix_of_peft_gives_its_logits(layers, tmp_path):
+  made = pt.load_prompt(ADAPTER.parent / f"prefix_{layers}")
+  backbone, params = source.load(open_foreign(ADAPTER.parent / f"model_{layers}"))
+  stored = np.load(GOLDENS / "hugging_face" / "logits.npz")
+  batch = features(stored["inputs"], stored["targets"], {})
+  wanted = np.load(GOLDENS / "peft" / "logits.npz")[f"prefix_{layers}"]
+  made.save(tmp_path / "ours")
+  out = tmp_path / "adapter"
+  export.main(["--to=peft", f"--prompt={tmp_path / 'ours'}", f"--output={out}"])
+  for one in (made, pt.load_prompt(out)):
+    logits = PromptedModel(backbone, one.module).logits(one.params(params), batch)
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
+  theirs = json.loads((ADAPTER.parent / f"prefix_{layers}" / peft.CONFIG).read_text())
+  ours = json.loads((out / peft.CONFIG).read_text())
+  differ = {"base_model_name_or_path"}
+  assert {k for k in ours if ours[k] != theirs[k]} == differ
+
+
+def test_a_prefix_that_peft_would_mix_up_is_refused(tmp_path):
+  table = np.random.default_rng(0).normal(size=(4, 3, 8)).astype(np.float32)
+  with pytest.raises(ValueError, match=r"layers i and i \+ 1 .* the same prefix"):
+    peft.write_prefix(tmp_path / "out", table, 2)
+  assert not (tmp_path / "out").exists()
+  peft.write_prefix(tmp_path / "out", table[[0, 1, 0, 1]], 2)
+  np.testing.assert_array_equal(
+    peft.read(tmp_path / "out").decoder_GPJ, table[[0, 1] * 2]
+  )
 
 
 def test_an_adapter_for_peft_is_what_peft_writes(saved, tmp_path):
@@ -136,6 +166,10 @@ def test_bad_arrays(tmp_path, words):
   ("fields", "words"),
   [
     ({"peft_type": "LORA"}, "type LORA; PROMPT_TUNING, P_TUNING, .* can be read"),
+    (
+      {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 6},
+      "says .* layers, .* but the table is",
+    ),
     ({"num_virtual_tokens": 5}, "says 5 rows"),
     ({"num_virtual_tokens": "x"}, "cannot be read"),
   ],

@@ -29,6 +29,12 @@ class Injection:
   encoder_kv_mask: Bool[Array, "R Pkv"] | None = None
   decoder_kv: Float[Array, "R Gd Pdkv J"] | None = None
 
+  @property
+  def places(self) -> frozenset[str]:
+    """Names of the places that hold something."""
+    names = ("encoder_input", "decoder_input", "encoder_kv", "decoder_kv")
+    return frozenset(name for name in names if getattr(self, name) is not None)
+
 
 def fill(
   embeddings_BTH: Float[Array, "B T H"],

@@ -18,6 +18,7 @@ from prompt_tuning.data.task import (
   TextTask,
   Vocabulary,
   check_epochs,
+  picked,
 )
 
 RATES = ("equal", "proportional")
@@ -148,15 +149,19 @@ class Mixture(TextTask):
     return rows[:first]
 
   def score(
-    self, predictions: Sequence[str], split: str, first: int | None = None
+    self, predictions: Sequence[str], split: str, numbers: Sequence[int] | None = None
   ) -> dict[str, float]:
-    """Each task's scores as "task/metric", for predictions in order of `examples`."""
-    metric_room.check_count(len(self.examples(split)[:first]), len(predictions))
+    """Each task's scores as "task/metric"; arguments as for `TextTask.score`."""
+    numbers = picked(range(len(self.examples(split))), numbers)
+    metric_room.check_count(len(numbers), len(predictions))
     scores, start = {}, 0
     for _, task in self._having(split):
-      part = predictions[start : start + len(task.examples(split))]
-      start += len(part)
-      own = task.score(part, split, len(part)) if part else {}
+      end = start + len(task.examples(split))
+      mine = [i for i, number in enumerate(numbers) if start <= number < end]
+      answers = [predictions[i] for i in mine]
+      places = [numbers[i] - start for i in mine]
+      own = task.score(answers, split, places) if mine else {}
+      start = end
       scores.update({f"{task.name}/{name}": value for name, value in own.items()})
     return scores
 

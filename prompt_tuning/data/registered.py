@@ -16,6 +16,7 @@ from prompt_tuning.data.task import (
   TextTask,
   Vocabulary,
   check_epochs,
+  picked,
 )
 
 _TEXTS = ("inputs_pretokenized", "targets_pretokenized")
@@ -128,17 +129,17 @@ class Registered(TextTask):
     return list(itertools.islice(rows, first))
 
   def score(
-    self, predictions: Sequence[str], split: str, first: int | None = None
+    self, predictions: Sequence[str], split: str, numbers: Sequence[int] | None = None
   ) -> dict[str, float]:
     """As `TextTask.score`; without `metrics`, by the task's own metric functions."""
     if self.metrics:
-      return super().score(predictions, split, first)
+      return super().score(predictions, split, numbers)
     if hasattr(self.provider, "tasks"):
       raise ValueError(
         f"{self.name!r} is a mixture, which has no metrics. Give `Registered.metrics`, "
         f"or evaluate its tasks: {[task.name for task in self.provider.tasks]}."
       )
-    raw = list(self._raw(split, False, 0, 1).as_numpy_iterator())[:first]
+    raw = picked(list(self._raw(split, False, 0, 1).as_numpy_iterator()), numbers)
     metric_room.check_count(len(raw), len(predictions))
     judge = self.provider.postprocess_fn
     targets = [

@@ -179,19 +179,19 @@ class TextTask:
     return rows
 
   def score(
-    self, predictions: Sequence[str], split: str, first: int | None = None
+    self, predictions: Sequence[str], split: str, numbers: Sequence[int] | None = None
   ) -> dict[str, float]:
     """Scores predicted texts.
 
     Args:
-      predictions: one for each example of the split, in its order.
+      predictions: one for each example.
       split: one of `splits`.
-      first: how many examples were predicted, from the first on; None for all.
+      numbers: which of the split's examples were predicted; None for all, in order.
 
     Raises:
       ValueError: if there are more or fewer predictions than examples.
     """
-    examples = self.examples(split)[:first]
+    examples = picked(self.examples(split), numbers)
     targets = [example["targets"] for example in examples]
     return metric_room.score(self.metrics, targets, predictions, self.labels, examples)
 
@@ -228,6 +228,11 @@ def _checked_labels(labels: Sequence[str], kind: str) -> tuple[str, ...]:
   if wrong:
     raise ValueError(f"`{kind}.labels` holds {wrong[0]!r}; each must be a text.")
   return tuple(labels)
+
+
+def picked(items: Sequence[Any], numbers: Sequence[int] | None) -> list[Any]:
+  """The items of these numbers; all of them for None."""
+  return list(items) if numbers is None else [items[i] for i in numbers]
 
 
 def check_epochs(epochs: int | None) -> None:

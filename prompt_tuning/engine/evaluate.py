@@ -70,13 +70,23 @@ class Evaluator:
     return in_order(run, examples, self.layout, self.size)
 
   def scores(
-    self, params: Any, examples: Sequence[Example], split: str = "validation"
+    self,
+    params: Any,
+    examples: Sequence[Example],
+    numbers: Sequence[int] | None = None,
+    split: str = "validation",
   ) -> dict[str, float]:
-    """Loss and the task's metrics on the first examples of a split."""
+    """Loss and the task's metrics.
+
+    Args:
+      params: all parameters.
+      examples: of the split. numbers: which of it they are; None for all.
+      split: a split of the task.
+    """
     found = self.loss(params, examples)
     if self._predictor is not None and self.task.metrics:
       answers = [record["prediction"] for record in self.predict(params, examples)]
-      found.update(self.task.score(answers, split, len(examples)))
+      found.update(self.task.score(answers, split, numbers))
     return found
 
   def check_metric(
@@ -89,7 +99,7 @@ class Evaluator:
     if self._predictor is not None and self.task.metrics:
       few = self.task.examples(split)[: min(len(examples), FEW)]
       right = [example["targets"] for example in few]
-      known |= set(self.task.score(right, split, len(few)))
+      known |= set(self.task.score(right, split, range(len(few))))
     if name in known:
       return
     batch, _ = next(device_batches(examples[:1], self.layout, 1))

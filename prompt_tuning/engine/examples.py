@@ -1,5 +1,6 @@
 """The examples of a run: held in memory where they fit, streamed where they do not."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,19 +30,32 @@ def read(task: Any, vocabulary: Any, split: str, limit: int | None = None) -> li
   return examples
 
 
-def validation_examples(task: Any, vocabulary: Any, limit: int | None) -> list:
-  """Validation examples in order; at most `limit`, the same draw in every run.
-
-  Files are often sorted by label, so the first examples would say little. A stream has
-  no order to be afraid of, and gives its first ones.
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Attributes:
+  examples: of a split, in its order.
+  numbers: which of the split's examples they are.
   """
-  if task.streams or limit is None:
-    return read(task, vocabulary, "validation", limit)
-  examples = read(task, vocabulary, "validation", IN_MEMORY)
-  if len(examples) <= limit:
-    return examples
-  numbers = np.random.default_rng(0).choice(len(examples), limit, replace=False)
-  return [examples[i] for i in sorted(numbers)]
+
+  examples: Sequence[Any]
+  numbers: Sequence[int]
+
+
+def validation_part(task: Any, vocabulary: Any, limit: int | None) -> Part:
+  """The validation split, or `limit` of its examples: the same draw in every run.
+
+  Files are often sorted by label, so their first examples would say little. A stream
+  has no order to be afraid of, and gives its first ones.
+  """
+  if task.streams:
+    examples = read(task, vocabulary, "validation", limit)
+    return Part(examples, range(len(examples)))
+  examples = read(task, vocabulary, "validation")
+  if limit is None or len(examples) <= limit:
+    return Part(examples, range(len(examples)))
+  drawn = np.random.default_rng(0).choice(len(examples), limit, replace=False)
+  numbers = sorted(drawn.tolist())
+  return Part([examples[i] for i in numbers], numbers)
 
 
 def training_source(

@@ -19,7 +19,7 @@ from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import loop, product, sharding, state, step
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
-from prompt_tuning.engine.examples import training_source, validation_examples
+from prompt_tuning.engine.examples import Part, training_source, validation_part
 from prompt_tuning.engine.optimizer import Optimizer
 
 
@@ -73,7 +73,7 @@ class Ready:
     model, layout, recipe: as given to `prepare`.
     params: all parameters before the first step.
     source: training examples, see `training_source`; None where nothing trains.
-    validation: examples, or None where the task has no such split.
+    validation: its examples, or None where the task has no such split.
     evaluator: of the model on the task.
     transform: the optimiser of the trainable branches; None where nothing trains.
   """
@@ -83,7 +83,7 @@ class Ready:
   recipe: Recipe
   params: Any
   source: Any
-  validation: Sequence[Any] | None
+  validation: Part | None
   evaluator: Evaluator
   transform: Any
 
@@ -121,11 +121,11 @@ def prepare(
   source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
   validation = None
   if "validation" in task.splits:
-    validation = validation_examples(task, vocabulary, recipe.eval_examples)
-    batching.check_lengths(validation, layout, "validation")
+    validation = validation_part(task, vocabulary, recipe.eval_examples)
+    batching.check_lengths(validation.examples, layout, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
     if not task.streams:
-      batching.check_targets(validation, vocabulary, "validation")
+      batching.check_targets(validation.examples, vocabulary, "validation")
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)
   if recipe.trainable:
     branches.check(params, recipe.trainable)
@@ -138,7 +138,7 @@ def prepare(
   if trains:
     transform = recipe.optimizer.build(branches.split(params, recipe.trainable)[0])
     if validation:
-      evaluator.check_metric(recipe.plan.metric, params, validation)
+      evaluator.check_metric(recipe.plan.metric, params, validation.examples)
   return Ready(model, layout, recipe, params, source, validation, evaluator, transform)
 
 
@@ -187,7 +187,8 @@ def run(
   frozen = jax.device_put(frozen, place)
 
   def scores(trained: Any) -> loop.Scores:
-    return ready.evaluator.scores(branches.merge(trained, frozen), validation)
+    params = branches.merge(trained, frozen)
+    return ready.evaluator.scores(params, validation.examples, validation.numbers)
 
   if not recipe.plan.steps:
     found = scores(trainable) if validation else {}

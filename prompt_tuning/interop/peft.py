@@ -1,0 +1,188 @@
+"""Adapters of Hugging Face's PEFT for sequence-to-sequence models.
+
+PROMPT_TUNING and P_TUNING (saved as what its encoder made) are tables [P H].
+MULTITASK_PROMPT_TUNING is a shared table times a low-rank one of the task,
+prompt[p h] = shared[p h] * sum_r cols[task p r] rows[task r h] (Wang et al., 2023).
+Their tables have P rows more, meant for the decoder. PEFT's forward pass reads them for
+the last kind alone; for the others they are left out.
+
+PREFIX_TUNING is a table [P 2L * J] of keys and values. PEFT's forward pass gives the
+encoder none of them. It puts two copies behind each other and deals out four entries to
+a layer of the decoder: a key and a value for self-attention, and two for
+cross-attention, which it then clears. So layer i reads the entries 4i and 4i + 1,
+modulo 2L: with an even L, layers i and i + L / 2 share theirs and half of the table is
+unused.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import numpy as safetensors_numpy
+
+from prompt_tuning.core.files import whole_folder
+from prompt_tuning.interop.source import UnreadableError
+from prompt_tuning.interop.tables import Tables, checked
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+TABLES = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
+PREFIX = "PREFIX_TUNING"
+
+
+def read(folder: pathlib.Path, task: int | None = None) -> Tables:
+  """Tables of an adapter.
+
+  Args:
+    folder: of the adapter.
+    task: number of the task whose prompt is wanted, for multitask adapters.
+
+  Raises:
+    ValueError: for another kind of adapter, or files that do not fit each other.
+  """
+  try:
+    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    kind, length = fields["peft_type"], int(fields["num_virtual_tokens"])
+  except (OSError, KeyError, TypeError, ValueError) as error:
+    where = str(folder / CONFIG)
+    raise UnreadableError(f"{where!r} cannot be read: {error!r}.") from error
+  if kind not in (*TABLES, PREFIX):
+    raise ValueError(
+      f"{str(folder)!r} is an adapter of the type {kind}; {', '.join(TABLES)} and "
+      f"{PREFIX} can be read."
+    )
+  where = str(folder / WEIGHTS)
+  try:
+    tensors = safetensors_numpy.load_file(where)
+    table = tensors["prompt_embeddings"]
+    if kind == "MULTITASK_PROMPT_TUNING":
+      cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
+      table = table * (cols[_task(task, len(cols))] @ rows[_task(task, len(rows))])
+  except UnreadableError:
+    raise
+  except Exception as error:  # the reader has an exception type of its own
+    raise UnreadableError(f"{where!r} cannot be read: {error!r}.") from error
+  table = checked(table, where)
+  lengths = (length,) if kind == PREFIX else (length, 2 * length)
+  if length < 1 or len(table) not in lengths:
+    raise UnreadableError(
+      f"{where!r} holds {table.shape}, but {CONFIG} says {length} rows."
+    )
+  if kind == PREFIX:
+    return _read_prefix(table, fields, str(folder / CONFIG))
+  both = kind == "MULTITASK_PROMPT_TUNING" and len(table) > length
+  return Tables(table[:length], table[length:] if both else None)
+
+
+def _task(task: int | None, count: int) -> int:
+  if task is None and count == 1:
+    return 0
+  if task is None or not 0 <= task < count:
+    raise UnreadableError(f"`task` must be from 0 to {count - 1}, got {task}.")
+  return task
+
+
+def _read_prefix(table: np.ndarray, fields: Mapping[str, Any], where: str) -> Tables:
+  names = ("num_layers", "token_dim", "num_attention_heads")
+  try:
+    L, J, heads = (int(fields[name]) for name in names)
+  except (KeyError, TypeError, ValueError) as error:
+    raise UnreadableError(f"{where!r} must say {', '.join(names)}.") from error
+  if min(L, J, heads) < 1 or J % heads or table.shape[1] != 2 * L * J:
+    raise UnreadableError(
+      f"{where!r} says {L} layers, {heads} heads and a width of {J}, but the table is "
+      f"{table.shape}."
+    )
+  if fields.get("num_transformer_submodules", 2) != 2:
+    raise ValueError(
+      f"{where!r} says num_transformer_submodules = "
+      f"{fields['num_transformer_submodules']}; a prefix of a T5 needs 2."
+    )
+  entries_GPJ = table.reshape(len(table), 2 * L, J).swapaxes(0, 1)
+  return Tables(decoder_GPJ=entries_GPJ[_entries(L)], heads=heads)
+
+
+def _entries(L: int) -> np.ndarray:
+  """The entry of PEFT's table that each of our 2L tables is."""
+  layers = 4 * np.arange(L)
+  return np.stack([layers, layers + 1], axis=1).reshape(-1) % (2 * L)
+
+
+def write_prompt(
+  folder: str | pathlib.Path, vectors_PH: np.ndarray, base_model: str | None = None
+) -> None:
+  """Writes a PROMPT_TUNING adapter.
+
+  Args:
+    folder: replaced if it exists. vectors_PH: in front of the encoder's input.
+    base_model: name or folder of the model in Hugging Face's format, for its card.
+  """
+  fields = {
+    "peft_type": "PROMPT_TUNING",
+    "num_virtual_tokens": len(vectors_PH),
+    "token_dim": vectors_PH.shape[1],
+    # One table: PEFT's forward pass reads none for the decoder.
+    "num_transformer_submodules": 1,
+    "prompt_tuning_init": "RANDOM",
+  }
+  _write(folder, fields, vectors_PH, base_model)
+
+
+def write_prefix(
+  folder: str | pathlib.Path,
+  kv_GPJ: np.ndarray,
+  heads: int,
+  base_model: str | None = None,
+) -> None:
+  """Writes a PREFIX_TUNING adapter.
+
+  Args:
+    folder: replaced if it exists.
+    kv_GPJ: keys and values of the decoder's layers. heads: N.
+    base_model: see `write_prompt`.
+
+  Raises:
+    ValueError: if layers that PEFT gives one entry have different keys or values.
+  """
+  G, P, J = kv_GPJ.shape
+  entries = _entries(G // 2)
+  table_GPJ = np.zeros_like(kv_GPJ)
+  table_GPJ[entries] = kv_GPJ
+  if not np.array_equal(table_GPJ[entries], kv_GPJ):
+    raise ValueError(
+      f"PEFT gives layers i and i + {G // 4} of a decoder of {G // 2} one and the same "
+      "prefix, and those of this prompt differ. Keep its `prompt/` folder, which holds "
+      "all of it."
+    )
+  fields = {
+    "peft_type": PREFIX,
+    "num_virtual_tokens": P,
+    "token_dim": J,
+    "num_transformer_submodules": 2,
+    "num_attention_heads": heads,
+    "num_layers": G // 2,
+    "encoder_hidden_size": J,
+    "prefix_projection": False,
+  }
+  table = np.ascontiguousarray(table_GPJ.swapaxes(0, 1)).reshape(P, G * J)
+  _write(folder, fields, table, base_model)
+
+
+def _write(
+  folder: str | pathlib.Path,
+  fields: Mapping[str, Any],
+  table: np.ndarray,
+  base_model: str | None,
+) -> None:
+  common = {
+    "task_type": "SEQ_2_SEQ_LM",
+    "base_model_name_or_path": base_model,
+    "inference_mode": True,
+  }
+  with whole_folder(folder) as aside:
+    text = json.dumps({**common, **fields}, indent=2) + "\n"
+    (aside / CONFIG).write_text(text, encoding="utf-8")
+    tensors = {"prompt_embeddings": table}
+    safetensors_numpy.save_file(tensors, str(aside / WEIGHTS))
