@@ -9,7 +9,8 @@ import pytest
 
 from prompt_tuning.core.model import RESERVED_ID
 from prompt_tuning.data import batches as batching
-from prompt_tuning.data import features, vocabularies
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.converter import PromptFeatureConverter
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.data.packing import pack
@@ -341,14 +342,14 @@ def test_the_seqio_converter_is_the_layout(vocabulary_file, layout):
     pairs = [(f"{source} <prompt> {source}", target) for source, target in pairs]
   task = Lists(train=pairs)
   rows = task.tokens(vocabulary, "train")
-  converter = features.PromptFeatureConverter(layout)
+  converter = PromptFeatureConverter(layout)
   lengths = {"inputs": layout.inputs, "targets": layout.targets}
   found = converter(task.dataset(vocabulary, "train"), lengths).as_numpy_iterator()
   for row, example in zip(found, rows, strict=True):
     expected = pad(layout.convert(example), layout.lengths)
     equal(
       row,
-      {name: expected[name] for name in features.PromptFeatureConverter.MODEL_FEATURES},
+      {name: expected[name] for name in PromptFeatureConverter.MODEL_FEATURES},
     )
     assert all(value.dtype == np.int32 for value in row.values())
   assert converter.get_model_feature_lengths(lengths) == layout.lengths
@@ -360,7 +361,7 @@ def test_the_seqio_converter_takes_what_seqio_has_trimmed(vocabulary_file):
   built = Lists(name="features_test", train=pairs).build(vocabulary)
   lengths = {"inputs": 4, "targets": 3}
   data = built.get_dataset(lengths, "train", shuffle=False)
-  (row,) = features.PromptFeatureConverter(Layout(4, 3, 2))(data, lengths)
+  (row,) = PromptFeatureConverter(Layout(4, 3, 2))(data, lengths)
   ids = vocabulary.encode(pairs[0][0])
   assert row["inputs"].numpy().tolist() == [RESERVED_ID, RESERVED_ID, *ids[:3], 1]
   assert row["prompt_index"].numpy().tolist() == [0, 1, -1, -1, -1, -1]

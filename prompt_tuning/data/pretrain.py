@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data.task import TextTask, check_epochs
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.task import TextTask, Vocabulary, check_epochs
 
 
 def _open(directory: str, files: Sequence[str]) -> tf.data.Dataset:
@@ -43,7 +44,7 @@ class _Streamed(TextTask):
 
   def dataset(
     self,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Vocabulary,
     split: str,
     shuffle: bool = False,
     seed: int = 0,
@@ -87,7 +88,7 @@ class Blend(TextTask):
 
   def dataset(
     self,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Vocabulary,
     split: str,
     shuffle: bool = False,
     seed: int = 0,
@@ -135,7 +136,7 @@ class _TextFiles(_Streamed):
 
     return seqio.FunctionDataSource(open_split, splits=self.splits)
 
-  def _features(self, vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
+  def _features(self, vocabulary: Vocabulary) -> dict[str, seqio.Feature]:
     feature = seqio.Feature(vocabulary, add_eos=True)
     return {"inputs": feature, "targets": feature}
 
@@ -147,7 +148,7 @@ class _TextFiles(_Streamed):
       preprocessors=[*preprocessors, seqio.preprocessors.append_eos_after_trim],
     )
 
-  def _pieces(self, vocabulary: seqio.Vocabulary) -> list[Callable]:
+  def _pieces(self, vocabulary: Vocabulary) -> list[Callable]:
     """Preprocessors: lines -> {"targets": ids} of random lengths."""
 
     def to_ids(lines):
@@ -186,7 +187,8 @@ class SpanCorruption(_TextFiles):
   density: float = 0.15
   span: float = 3.0
 
-  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Task:
+  def build(self, vocabulary: Vocabulary) -> seqio.Task:
+    vocabulary = vocabularies.for_seqio(vocabulary)
     first = vocabulary.vocab_size - 1
 
     @seqio.map_over_dataset(num_seeds=2)
@@ -247,7 +249,9 @@ class PrefixLanguageModel(_TextFiles):
 
   answer: int = 32
 
-  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Task:
+  def build(self, vocabulary: Vocabulary) -> seqio.Task:
+    vocabulary = vocabularies.for_seqio(vocabulary)
+
     @seqio.map_over_dataset(num_seeds=1)
     def divide(example, seed):
       ids = example["targets"]
@@ -269,7 +273,9 @@ class PromptedTexts(_TextFiles):
 
   answer: int = 32
 
-  def build(self, vocabulary: seqio.Vocabulary) -> seqio.Task:
+  def build(self, vocabulary: Vocabulary) -> seqio.Task:
+    vocabulary = vocabularies.for_seqio(vocabulary)
+
     def parse(lines):
       # A header would be one harmless row; it is dropped all the same.
       rows = lines.map(lambda line: tf.strings.split(line, "\t"))

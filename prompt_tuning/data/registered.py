@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning.data import metrics as metric_room
+from prompt_tuning.data import vocabularies
 from prompt_tuning.data.task import (
   Dataset,
   Example,
@@ -93,7 +94,7 @@ class Registered(TextTask):
           f"The registered task {self.name!r} has no feature {name!r}, only "
           f"{list(self.provider.output_features)}. Use a text-to-text task."
         )
-      if feature.vocabulary != vocabulary:
+      if feature.vocabulary != vocabularies.for_seqio(vocabulary):
         raise ValueError(
           f"The registered task {self.name!r} makes {name!r} with "
           f"{feature.vocabulary}, but the backbone reads {vocabulary}. Register the "
@@ -119,6 +120,7 @@ class Registered(TextTask):
     self.check_split(split)
     self.build(vocabulary)
     dataset = self._raw(split, shuffle, seed, epochs)
+    vocabulary = vocabularies.for_seqio(vocabulary)
     return dataset.map(functools.partial(_same_features, vocabulary=vocabulary))
 
   def tokens(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.data import metrics as metric_room
+from prompt_tuning.data import vocabularies
 
 # "inputs" and "targets" are texts. What some metrics ask for beyond: "references", the
 # accepted answers; "group", which examples are scored together; "label", a class that
@@ -23,7 +24,7 @@ from prompt_tuning.data import metrics as metric_room
 Example = dict[str, Any]
 
 # These stand for types of modules that are imported late.
-Vocabulary = Any  # seqio.Vocabulary
+Vocabulary = Any  # vocabularies.Vocabulary or seqio.Vocabulary
 SeqioTask = Any  # seqio.Task, or seqio.Mixture of several
 Dataset = Any  # tf.data.Dataset
 
@@ -111,7 +112,7 @@ class TextTask:
     """
     import seqio
 
-    feature = seqio.Feature(vocabulary, add_eos=True)
+    feature = seqio.Feature(vocabularies.for_seqio(vocabulary), add_eos=True)
     return seqio.Task(
       self.name,
       source=seqio.FunctionDataSource(self._source, splits=self.splits),

@@ -62,24 +62,27 @@ def prefix(
   others do not see.
   """
   R, _, P, _ = kv_RGPJ.shape
-  S = max(1, R // B)
+  S = 1 if R == 1 or segments_BT is None else R // B
   if mask_RP is None:
     mask_RP = jnp.ones((R, P), bool)
   allowed_B1X = mask_RP.reshape(-1, 1, S * P)
   if S > 1:
     own_BTS = segments_BT[..., None] == jnp.arange(1, S + 1)
     allowed_B1X = allowed_B1X & jnp.repeat(own_BTS, P, axis=-1)
-  layers = per_layer(stacked(kv_RGPJ, B, config), config)
+  layers = per_layer(stacked(kv_RGPJ, B, config, S), config)
   return Prefix(layers, allowed_B1X[:, None], P)
 
 
-def stacked(kv_RGPJ: Float[Array, "R G P J"], B: int, config: T5Config) -> KeysValues:
-  """Keys and values [L B X N D], those of the examples of a row side by side."""
+def stacked(
+  kv_RGPJ: Float[Array, "R G P J"], B: int, config: T5Config, S: int = 1
+) -> KeysValues:
+  """Keys and values [L B X N D], those of the S examples of a row side by side."""
   R, G, P, J = kv_RGPJ.shape
-  rows_BSGPJ = kv_RGPJ.reshape(1 if R == 1 else B, -1, G, P, J)
-  rows_BSGPJ = jnp.broadcast_to(rows_BSGPJ, (B, *rows_BSGPJ.shape[1:]))
+  rows_BSGPJ = kv_RGPJ.reshape(1 if R == 1 else B, S, G, P, J)
+  rows_BSGPJ = jnp.broadcast_to(rows_BSGPJ, (B, S, G, P, J))
   rows_GBSPJ = jnp.moveaxis(rows_BSGPJ, 2, 0)
-  layers = rows_GBSPJ.reshape(G // 2, 2, B, -1, config.num_heads, config.head_dim)
+  heads = config.num_heads, config.head_dim
+  layers = rows_GBSPJ.reshape(G // 2, 2, B, S * P, *heads)
   return layers[:, 0], layers[:, 1]
 
 
