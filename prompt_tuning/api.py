@@ -22,7 +22,7 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.lists import Lists
-from prompt_tuning.engine import config, evaluate, fit, loop
+from prompt_tuning.engine import compilation, config, evaluate, fit, loop
 from prompt_tuning.engine import score as scoring
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import prompts
@@ -98,6 +98,7 @@ def load_model(path_or_name: str = "mini", dtype: str | None = None) -> Model:
     path_or_name: see `interop.load.load`.
     dtype: of activations, "float32" or "bfloat16"; None for float32.
   """
+  compilation.keep()
   loaded = load(path_or_name)
   if dtype is not None:
     bound = dataclasses.replace(loaded.backbone.config, dtype=dtype)

@@ -17,7 +17,7 @@ import jax
 
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import train as train_verb
-from prompt_tuning.engine import config, product
+from prompt_tuning.engine import compilation, config, product
 
 RUNS = (
   ("unprompted", "the frozen model as it is"),
@@ -75,6 +75,7 @@ def main() -> None:
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/demo"))
   folder = parser.parse_args().output
   logging.getLogger("absl").setLevel(logging.ERROR)
+  compilation.keep()
   rows = []
   for name, words in RUNS:
     print(f"\n== {words} (configs/demo/{name}.gin)", flush=True)

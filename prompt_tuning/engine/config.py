@@ -19,6 +19,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
+from prompt_tuning.engine import compilation
 from prompt_tuning.engine.explain import differing_lines as differing_lines
 from prompt_tuning.engine.explain import missing_file, nearest, unparsed
 
@@ -67,6 +68,7 @@ def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any
   try:
     parse_flags(argv, verb.__module__)
     _check_bound(verb)
+    compilation.keep()
     return call(verb)
   except (ValueError, OSError) as error:
     print(f"error: {_first_cause(error)}", file=sys.stderr)

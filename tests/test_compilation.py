@@ -1,0 +1,46 @@
+"""The cache of compiled programs: where it is, and when it is left alone."""
+
+import jax
+import pytest
+
+from prompt_tuning.engine import compilation
+
+
+@pytest.fixture(autouse=True)
+def settings():
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_enable_compilation_cache",
+    "jax_compilation_cache_max_size",
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  jax.config.update("jax_enable_compilation_cache", True)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def test_programs_are_kept_in_the_cache_of_the_user(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  compilation.keep()
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path / "prompt-tuning" / "xla")
+  assert (tmp_path / "prompt-tuning" / "xla").is_dir()
+
+
+def test_what_the_user_chose_stays(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  jax.config.update("jax_compilation_cache_dir", "elsewhere")
+  compilation.keep()
+  assert jax.config.jax_compilation_cache_dir == "elsewhere"
+  jax.config.update("jax_compilation_cache_dir", None)
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation.keep()
+  assert jax.config.jax_compilation_cache_dir is None
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  compilation.keep()
+  assert jax.config.jax_compilation_cache_dir is None
