@@ -7,6 +7,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import method_tools
 import numpy as np
 import optax
 import pytest
@@ -41,22 +42,35 @@ from prompt_tuning.sites.inputs import EncoderInput
 B, U, V = 4, 5, 11
 
 
+class Same:
+  """A backbone whose states are its logits."""
+
+  spec = types.SimpleNamespace(vocabulary=V)
+
+  @staticmethod
+  def logits(params, states):
+    return states
+
+
 @dataclasses.dataclass(frozen=True)
 class Toy:
   """A model whose logits are a row of a frozen table and a trained bias."""
 
   segments: int = 1
   lengths = {}
+  backbone = Same()
 
   def init_prompt(self, key, backbone_params, encode):
     return {"bias": jax.random.uniform(key, (V,))}
 
-  def logits(self, params, batch, key=None):
+  def states(self, params, batch, key=None):
     assert ("segment_ids" in batch) == (self.segments > 1)
     logits_BUV = params["backbone"]["table"][batch["decoder_inputs"]]
     if key is not None:
       logits_BUV *= jax.random.uniform(key)
     return logits_BUV + params["prompt"]["bias"]
+
+  logits = states
 
 
 class Recorder:
@@ -114,6 +128,23 @@ def same(actual, expected):
 
 
 # ---- the objective, against numpy
+
+
+@pytest.mark.parametrize("few", [1, 2, 4])
+def test_logits_made_in_parts_change_nothing(few):
+  case = method_tools.case("prompt_tuning")
+  batch, (trains, frozen) = case.batch(), case.split
+  rows, wide = batch["targets"].shape
+  found = {}
+  for most in (2**25, few * rows * method_tools.V):
+    objective = CrossEntropy(0.01, 0.1, most)
+    run = step.gradients(case.model, objective, 1)
+    program = jax.make_jaxpr(run)(trains, frozen, batch, None)
+    # Half of the logits or more are nowhere in the program.
+    whole = f"[{rows},{wide},{method_tools.V}]"
+    assert (whole in str(program)) == (most == 2**25)
+    found[most] = jax.jit(run)(trains, frozen, batch, None)
+  near(*found.values(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])

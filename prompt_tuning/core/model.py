@@ -139,9 +139,15 @@ class PromptedModel:
     self, params: Params, batch: Batch, key: Any = None
   ) -> Float[Array, "B U V"]:
     """float32 logits of a batch of features; `key` switches dropout on."""
+    return self.backbone.logits(params["backbone"], self.states(params, batch, key))
+
+  def states(
+    self, params: Params, batch: Batch, key: Any = None
+  ) -> Float[Array, "B U H"]:
+    """The decoder's last states, from which `backbone.logits` makes logits."""
     encode_key, decode_key = (None, None) if key is None else jax.random.split(key)
     encoded, mask, injection = self.encode(params, batch, encode_key)
-    return self.backbone.decode(
+    return self.backbone.states(
       params["backbone"], batch, encoded, mask, injection, decode_key
     )
 

@@ -2,6 +2,10 @@
 
 The z-loss is that of Mesh TensorFlow and T5X: z * log(Z)^2 with Z the sum of
 exponentiated logits.
+
+Logits are the largest array of a step when targets are long: [B U V] in float32. They
+are made, used and forgotten for a few target positions at a time, and made again for
+the gradient.
 """
 
 import dataclasses
@@ -20,10 +24,13 @@ class CrossEntropy:
 
   Attributes:
     z_loss: weight of log(Z)^2. label_smoothing: mass spread over the vocabulary.
+    most_logits: numbers of [B U V] that are held at once; one target position of the
+      batch at least.
   """
 
   z_loss: float = 0.0
   label_smoothing: float = 0.0
+  most_logits: int = 2**25
 
   def __post_init__(self) -> None:
     if not 0 <= self.label_smoothing < 1:
@@ -32,23 +39,60 @@ class CrossEntropy:
       )
     if self.z_loss < 0:
       raise ValueError(f"`CrossEntropy.z_loss` must be >= 0, got {self.z_loss}.")
+    if self.most_logits < 1:
+      raise ValueError(
+        f"`CrossEntropy.most_logits` must be at least 1, got {self.most_logits}."
+      )
 
   def __call__(self, model: Any, params: Any, batch: Any, key: Any) -> Term:
-    logits_BUV = model.logits(params, batch, key)
+    states_BUH = model.states(params, batch, key)
     targets_BU = batch["targets"]
+
+    def sums(states_BUH: Array, targets_BU: Array) -> tuple[Array, Array, Array]:
+      logits_BUV = model.backbone.logits(params["backbone"], states_BUH)
+      return self._sums(logits_BUV, targets_BU)
+
+    B, U = targets_BU.shape
+    few = max(1, self.most_logits // (B * model.backbone.spec.vocabulary))
+    if few >= U:
+      found = sums(states_BUH, targets_BU)
+    else:
+      found = _in_parts(jax.checkpoint(sums), few, states_BUH, targets_BU)
+    loss, plain, right = found
+    weight = jnp.maximum((targets_BU > 0).sum().astype(jnp.float32), 1.0)
+    metrics = {"cross_entropy": (plain, weight), "token_accuracy": (right, weight)}
+    return Term(loss, weight, metrics)
+
+  def _sums(
+    self, logits_BUV: Float[Array, "B U V"], targets_BU: Int[Array, "B U"]
+  ) -> tuple[Array, Array, Array]:
+    """Loss, plain cross-entropy and right tokens, summed over the real targets."""
     real_BU = (targets_BU > 0).astype(jnp.float32)
     loss_BU, plain_BU = token_losses(
       logits_BUV, targets_BU, self.z_loss, self.label_smoothing
     )
-    weight = jnp.maximum(real_BU.sum(), 1.0)
     # The largest logit is known from the loss; finding its place would cost a pass.
     target_BU = _at(logits_BUV, targets_BU)
     right_BU = (target_BU >= logits_BUV.max(-1)) * real_BU
-    metrics = {
-      "cross_entropy": ((plain_BU * real_BU).sum(), weight),
-      "token_accuracy": (right_BU.sum(), weight),
-    }
-    return Term((loss_BU * real_BU).sum(), weight, metrics)
+    return (loss_BU * real_BU).sum(), (plain_BU * real_BU).sum(), right_BU.sum()
+
+
+def _in_parts(
+  sums: Any, few: int, states_BUH: Float[Array, "B U H"], targets_BU: Int[Array, "B U"]
+) -> Any:
+  """Adds up `sums` over parts of `few` target positions, one after another."""
+  missing = -targets_BU.shape[1] % few
+  states_BUH = jnp.pad(states_BUH, ((0, 0), (0, missing), (0, 0)))
+  targets_BU = jnp.pad(targets_BU, ((0, 0), (0, missing)))
+
+  def divided(x: Array) -> Array:
+    return x.reshape(x.shape[0], -1, few, *x.shape[2:]).swapaxes(0, 1)
+
+  def body(total: Any, part: Any) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, total, sums(*part)), None
+
+  zero = (jnp.zeros((), jnp.float32),) * 3
+  return jax.lax.scan(body, zero, (divided(states_BUH), divided(targets_BU)))[0]
 
 
 def token_losses(

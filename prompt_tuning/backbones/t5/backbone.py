@@ -131,7 +131,7 @@ class T5:
     )
     return encoded_BTH, mask_BT
 
-  def decode(
+  def states(
     self,
     params: Params,
     batch: dict[str, Array],
@@ -139,8 +139,8 @@ class T5:
     encoder_mask_BT: Bool[Array, "B T"],
     injection: Injection | None = None,
     key: Any = None,
-  ) -> Float[Array, "B U V"]:
-    """float32 logits at every target position (`decoder_inputs` are shifted)."""
+  ) -> Float[Array, "B U H"]:
+    """The decoder's states at every target position (`decoder_inputs` are shifted)."""
     x_BUH = self.embed(params, batch["decoder_inputs"])
     segments_BU = batch.get("decoder_segment_ids")
     if injection is not None and injection.decoder_input is not None:
@@ -151,7 +151,7 @@ class T5:
       prefix = prefixes.prefix(
         injection.decoder_kv, None, len(x_BUH), segments_BU, self.config
       )
-    states_BUH = self._apply(
+    return self._apply(
       params,
       "decode",
       x_BUH,
@@ -162,7 +162,16 @@ class T5:
       prefix,
       key=key,
     )
-    return self._apply(params, "logits", states_BUH).astype(jnp.float32)
+
+  def decode(self, params: Params, *args: Any, **kwargs: Any) -> Float[Array, "B U V"]:
+    """float32 logits at every target position; arguments are those of `states`."""
+    return self.logits(params, self.states(params, *args, **kwargs))
+
+  def logits(
+    self, params: Params, states: Float[Array, "*X H"]
+  ) -> Float[Array, "*X V"]:
+    """float32 logits of the decoder's states."""
+    return self._apply(params, "logits", states).astype(jnp.float32)
 
   def start(
     self,
@@ -204,8 +213,7 @@ class T5:
     states_BUH, cache = self._apply(
       params, "step", embeddings_BUH, cross, cache, index, encoder_mask_BT
     )
-    logits_BV = self._apply(params, "logits", states_BUH[:, -1])
-    return logits_BV.astype(jnp.float32), cache
+    return self.logits(params, states_BUH[:, -1]), cache
 
   def _apply(self, params: Params, method: str, *args: Any, key: Any = None) -> Any:
     rngs = None
