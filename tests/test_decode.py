@@ -89,7 +89,7 @@ def setting(name="bare"):
   for side, depth in zip(("encoder", "decoder"), layers, strict=True):
     if prompt and prompt.slots:
       shape = (1, 2 * depth, prompt.slots, CONFIG.num_heads * CONFIG.head_dim)
-      tables[f"{side}_kv"] = jnp.asarray(random.normal(0, 1, shape), jnp.float32)
+      tables[f"{side}_kv"] = jnp.asarray(random.normal(0, 1, shape) * 0.7, jnp.float32)
   return PromptedModel(backbone, prompt), {"backbone": weights, "prompt": tables}
 
 
