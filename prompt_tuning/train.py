@@ -58,6 +58,7 @@ def train(
   patience: int = 0,
   microbatches: int = 1,
   pack_segments: int = 1,
+  buckets: int = 1,
   dropout_rate: float = 0.0,
   seed: int = 0,
   tensorboard: bool = True,
@@ -77,8 +78,8 @@ def train(
     truncate: cut examples that are too long instead of refusing them.
     output: see `outputs/`; None evaluates the loss alone.
     batch_size, eval_batch_size, eval_period, save_period, log_period, eval_examples,
-      best_metric, patience, microbatches, pack_segments, seed: see `engine.fit.Recipe`
-      and `engine.loop.Plan`.
+      best_metric, patience, microbatches, pack_segments, buckets, seed: see
+      `engine.fit.Recipe` and `engine.loop.Plan`.
     dropout_rate: of the backbone's layers while training.
     tensorboard: also write TensorBoard events.
 
@@ -114,6 +115,7 @@ def train(
     eval_examples=eval_examples,
     microbatches=microbatches,
     pack_segments=pack_segments,
+    buckets=buckets,
     seed=seed,
     dropout=dropout_rate > 0 or fit.drops(prompt),
   )

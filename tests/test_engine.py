@@ -611,6 +611,14 @@ class Letters:
 PAIRS = [("abc"[i % 3] * (i + 1), "xy"[i % 2]) for i in range(6)]
 
 
+def test_a_run_in_buckets(params):
+  pairs = [("a" * n, "xy"[n % 2]) for n in (1, 2, 3, 3, 13, 12, 14, 15)]
+  _, _, recorder = toy_run(params, Lists(train=pairs), Letters(), buckets=2)
+  assert [step for step, *_ in recorder.lines] == [1, 2, 3]
+  with pytest.raises(ValueError, match="`BUCKETS` is 2, .* PACK_SEGMENTS is 3"):
+    toy_run(params, Lists(train=pairs), Letters(), buckets=2, pack_segments=3)
+
+
 def test_without_validation_the_last_state_is_the_product(params):
   fitted, kept, _ = toy_run(params, Lists(train=PAIRS), Letters())
   ((whole, trained, best),) = kept

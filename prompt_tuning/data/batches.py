@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data import buckets as bucketing
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.packing import pack
 
@@ -160,6 +161,7 @@ def train_batches(
   seed: int,
   first_step: int = 0,
   pack_segments: int = 1,
+  buckets: Sequence[int] = (),
 ) -> Iterator[Batch]:
   """Training batches from step `first_step` on.
 
@@ -170,21 +172,25 @@ def train_batches(
     seed: of the order.
     first_step: batches that an earlier run has taken.
     pack_segments: S, examples a row may hold; 1 pads instead of packing.
+    buckets: lengths of `inputs` to choose among for a batch, see `data.buckets`; empty
+      for one length.
   """
   streams = callable(examples)
-  direct = not streams and pack_segments == 1
+  direct = not streams and pack_segments == 1 and not buckets
   if streams:
     source: Iterable[Example] = examples()
   else:
     source = shuffled(examples, seed, first_step * size if direct else 0)
   features = (layout.convert(example) for example in source)
-  if pack_segments > 1:
-    lengths = layout.lengths
+  lengths = layout.lengths
+  if buckets:
+    result = bucketing.batches(features, lengths, buckets, size)
+  elif pack_segments > 1:
     rows = pack(features, lengths["inputs"], lengths["targets"], pack_segments)
+    result = batches(rows, size)
   else:
-    rows = (pad(row, layout.lengths) for row in features)
-  result = batches(rows, size)
-  # A stream, or packed rows, cannot be entered in the middle: read up to the step.
+    result = batches((pad(row, lengths) for row in features), size)
+  # What depends on the examples before cannot be entered in the middle: read up to it.
   return result if direct else itertools.islice(result, first_step, None)
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
+from prompt_tuning.data import buckets
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import loop, product, sharding, state, step
 from prompt_tuning.engine.checkpoint import Checkpoints
@@ -35,6 +36,7 @@ class Recipe:
     eval_examples: validation examples used during training, drawn at random but the
       same in every run; None for all.
     microbatches: parts a batch is divided into. pack_segments: S; 1 pads.
+    buckets: lengths of batches, chosen by the data's lengths; not with packed rows.
     seed: of the prompt, the order and the dropout.
     dropout: whether dropout layers are active in training.
   """
@@ -48,6 +50,7 @@ class Recipe:
   eval_examples: int | None = None
   microbatches: int = 1
   pack_segments: int = 1
+  buckets: int = 1
   seed: int = 0
   dropout: bool = False
 
@@ -76,6 +79,7 @@ class Ready:
     validation: its examples, or None where the task has no such split.
     evaluator: of the model on the task.
     transform: the optimiser of the trainable branches; None where nothing trains.
+    buckets: lengths of training batches; empty for one length.
   """
 
   model: PromptedModel
@@ -86,6 +90,7 @@ class Ready:
   validation: Part | None
   evaluator: Evaluator
   transform: Any
+  buckets: Sequence[int] = ()
 
 
 def prepare(
@@ -139,7 +144,32 @@ def prepare(
     transform = recipe.optimizer.build(branches.split(params, recipe.trainable)[0])
     if validation:
       evaluator.check_metric(recipe.plan.metric, params, validation.examples)
-  return Ready(model, layout, recipe, params, source, validation, evaluator, transform)
+  return Ready(
+    model,
+    layout,
+    recipe,
+    params,
+    source,
+    validation,
+    evaluator,
+    transform,
+    _buckets(recipe, layout, source),
+  )
+
+
+def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
+  """Lengths of training batches, chosen by those of the examples."""
+  if recipe.buckets == 1 or source is None:
+    return ()
+  if recipe.pack_segments > 1 or callable(source):
+    raise ValueError(
+      f"`BUCKETS` is {recipe.buckets}, which goes with padded rows of examples held in "
+      f"memory; PACK_SEGMENTS is {recipe.pack_segments}"
+      f"{' and the task is a stream' if callable(source) else ''}. Leave one out."
+    )
+  most, reserved = layout.inputs, layout.encoder_prompt
+  lengths = [min(len(one["inputs"]), most) + reserved for one in source]
+  return buckets.choose(lengths, recipe.buckets)
 
 
 def fit(
@@ -217,6 +247,7 @@ def run(
       recipe.seed,
       int(begin.step),
       recipe.pack_segments,
+      ready.buckets,
     ),
     jax.random.key(recipe.seed),
     recipe.plan,
