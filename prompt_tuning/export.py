@@ -4,36 +4,62 @@
   python -m prompt_tuning.export --to=peft --prompt=runs/x/prompt --output=adapter
   python -m prompt_tuning.export --to=t5x --prompt=runs/x/prompt --output=model
   python -m prompt_tuning.export --to=huggingface --checkpoint=mini --output=model
+  python -m prompt_tuning.export --to=stablehlo --prompt=runs/x/prompt \\
+    --output=artifact --platforms=cpu,cuda,tpu --labels negative positive
+  python -m prompt_tuning.export --to=savedmodel --prompt=runs/x/prompt --output=model
 
 `huggingface` writes a backbone, and `t5x` a backbone with the prompt in its branch;
-`--checkpoint` names another backbone than the one in the prompt's card.
+`stablehlo` (which `interop.serving` loads) and `savedmodel` write backbone and prompt,
+whatever its kind, as programs that answer. `--checkpoint` names another backbone than
+the one in the prompt's card.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from prompt_tuning.interop import huggingface, prompts
+from prompt_tuning import answer, api
+from prompt_tuning.engine.product import Product
+from prompt_tuning.interop import (
+  huggingface,
+  prompts,
+  savedmodel,
+  serving_export,
+  serving_programs,
+)
 from prompt_tuning.interop.load import load
 
-FORMATS = ("numpy", "peft", "t5x", "huggingface")
+SERVING = {"stablehlo": serving_export.write, "savedmodel": savedmodel.write}
+FORMATS = ("numpy", "peft", "t5x", "huggingface", *SERVING)
 
 
 def export(
-  to: str, output: str, prompt: str | None = None, checkpoint: str | None = None
+  to: str,
+  output: str,
+  prompt: str | None = None,
+  checkpoint: str | None = None,
+  dtype: str | None = None,
+  **settings: Any,
 ) -> None:
   """Writes `output`, whole or not at all.
 
   Args:
-    to: one of `FORMATS`. output: file (numpy) or folder.
+    to: one of `FORMATS`. output: file (numpy) or folder, replaced if it exists.
     prompt: folder of the prompt; see `interop.prompts.load` for what else it may be.
     checkpoint: backbone; None for the one in the prompt's card.
+    dtype: of activations when served; see `api.load_model`.
+    **settings: of what is served; see `interop.serving_programs.Settings`.
 
   Raises:
-    ValueError: if the format cannot hold the prompt, or an argument is missing.
+    ValueError: if the format cannot hold the prompt, or an argument is missing or makes
+      no sense.
   """
   if to not in FORMATS:
     raise ValueError(f"`to` must be one of {FORMATS}, got {to!r}.")
+  if to not in SERVING and (settings or dtype):
+    given = sorted([*settings, *(["dtype"] if dtype else [])])
+    raise ValueError(f"{given} belong to {list(SERVING)}, not to {to!r}.")
   if to == "huggingface":
     if checkpoint is None:
       raise ValueError("`checkpoint` is missing; give the backbone to write.")
@@ -42,19 +68,28 @@ def export(
     return
   if prompt is None:
     raise ValueError("`prompt` is missing; give the folder of a trained prompt.")
+  chosen = serving_programs.Settings(**settings)
   made = prompts.load(prompt)
   if to == "numpy":
     prompts.write_numpy(output, made)
   elif to == "peft":
     prompts.write_peft(output, made, checkpoint)
-  else:
+  elif to == "t5x":
     prompts.fold(made)
-    name = checkpoint or made.card["backbone"].get("name")
-    if name is None:
-      raise ValueError("The prompt names no backbone; give `checkpoint`.")
-    loaded = load(name)
+    loaded = load(_backbone(made, checkpoint))
     made.check(loaded.fingerprint, loaded.backbone.spec.width)
     prompts.write_t5x(output, made, loaded.backbone, loaded.params)
+  else:
+    loaded = api.load_model(_backbone(made, checkpoint), dtype).loaded
+    ready = answer.session(loaded, made)
+    SERVING[to](output, serving_programs.servable(ready, chosen))
+
+
+def _backbone(made: Product, checkpoint: str | None) -> str:
+  name = checkpoint or made.card["backbone"].get("name")
+  if name is None:
+    raise ValueError("The prompt names no backbone; give `checkpoint`.")
+  return name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,9 +100,19 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--output", required=True)
   parser.add_argument("--prompt")
   parser.add_argument("--checkpoint")
+  served = parser.add_argument_group("what is served (stablehlo, savedmodel)")
+  served.add_argument("--platforms", type=lambda text: text.split(","))
+  served.add_argument("--steps", type=int, help="tokens to write at most")
+  served.add_argument("--beams", type=int, help="1 (default) is greedy")
+  served.add_argument("--alpha", type=float, help="of the beams' length penalty")
+  served.add_argument("--length_penalty", choices=("brevity", "power"))
+  served.add_argument("--labels", nargs="+", help="default: those of the prompt's task")
+  served.add_argument("--normalize_by_length", action="store_true", default=None)
+  served.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations")
   args = parser.parse_args(argv)
+  given = {name: value for name, value in vars(args).items() if value is not None}
   try:
-    export(args.to, args.output, args.prompt, args.checkpoint)
+    export(**given)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(1) from error

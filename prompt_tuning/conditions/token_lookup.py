@@ -32,11 +32,10 @@ class TokenLookup(nn.Module):
   @nn.compact
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Code:
     H = context.embeddings.shape[-1]
-    ids_RP, mask_RP = context.ids[:, : self.length], context.mask[:, : self.length]
-    missing = self.length - ids_RP.shape[1]
-    if missing > 0:
-      ids_RP = jnp.pad(ids_RP, ((0, 0), (0, missing)))
-      mask_RP = jnp.pad(mask_RP, ((0, 0), (0, missing)))
+    # Padded whether it is short or not: an exported program does not know its T.
+    room = (0, 0), (0, self.length)
+    ids_RP = jnp.pad(context.ids, room)[:, : self.length]
+    mask_RP = jnp.pad(context.mask, room)[:, : self.length]
     shape = (spec.vocabulary, self.width or H)
     table_VC = weight(self, "table", self.initializer, shape, spec)
     return Code(jnp.take(table_VC, ids_RP, axis=0), mask_RP)

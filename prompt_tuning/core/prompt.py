@@ -186,7 +186,8 @@ def _side_by_side(tables: Sequence[Array | None], axis: int = 1) -> Array | None
   tables = [table for table in tables if table is not None]
   if not tables:
     return None
-  R = max(table.shape[0] for table in tables)
+  # Not max(): an exported program cannot compare its B with 1.
+  R = next((table.shape[0] for table in tables if table.shape[0] != 1), 1)
   tables = [jnp.broadcast_to(table, (R, *table.shape[1:])) for table in tables]
   return jnp.concatenate(tables, axis=axis)
 

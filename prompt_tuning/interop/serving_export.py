@@ -1,0 +1,120 @@
+"""A frozen model with its prompt as programs that run without this library.
+
+An artifact is a folder:
+
+  generate.jax_export   portable StableHLO of `jax.export`: features -> ids
+  choose.jax_export     features -> scores of the labels, where labels are given
+  weights.safetensors   every weight once, under its name here, in its own dtype
+  spiece.model          the vocabulary with its sentinels (none for bytes)
+  card.json             what goes in and comes out, platforms, backbone, prompt, digests
+
+Weights are arguments of the programs and no constants in them: both programs share one
+copy, on disk and on the device; a compiled program of each new batch size does not hold
+another; bfloat16 stays bfloat16; and a program is some hundred kilobytes for a model of
+any size, where constants would soon reach the 2 GB that a serialised program may have.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import seqio
+from jax import export
+from safetensors import flax as safetensors_flax
+
+from prompt_tuning.core.files import whole_folder
+from prompt_tuning.interop.serving import CARD, PROGRAM, WEIGHTS
+from prompt_tuning.interop.serving_programs import Servable
+
+VOCABULARY = "spiece.model"
+
+
+def lower(made: Servable) -> dict[str, export.Exported]:
+  """Every program in StableHLO, for all platforms, its B and T symbols."""
+  features = made.symbols()
+  weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made.weights)
+  found = {}
+  with _without_places():
+    for name, program in made.programs.items():
+      # Unused weights stay arguments, so that all programs take the same.
+      jitted = jax.jit(program, keep_unused=True)
+      lowered = export.export(jitted, platforms=tuple(made.settings.platforms))
+      found[name] = lowered(weights, features)
+  return found
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+  """Leaves paths and lines of source files out of what is lowered."""
+  name = "jax_traceback_in_locations_limit"
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
+
+
+def interface(made: Servable, programs: Mapping[str, Any]) -> dict[str, Any]:
+  """What goes in and comes out, for the card.
+
+  Args:
+    made: what is served. programs: name -> results, anything with shapes and dtypes.
+  """
+
+  def said(leaf: Any) -> dict[str, Any]:
+    shape = [n if isinstance(n, int) else str(n) for n in leaf.shape]
+    return {"dtype": jnp.dtype(leaf.dtype).name, "shape": shape}
+
+  return {
+    "arguments": {name: said(leaf) for name, leaf in made.symbols().items()},
+    "programs": {
+      name: {key: said(leaf) for key, leaf in results.items()}
+      for name, results in programs.items()
+    },
+    "weights": {name: said(leaf) for name, leaf in made.weights.items()},
+  }
+
+
+def vocabulary(held: Any) -> tuple[dict[str, str] | None, bytes | None]:
+  """(what the card says of a SeqIO vocabulary, its file), None where it has none."""
+  if isinstance(held, seqio.ByteVocabulary):
+    return {"kind": "bytes"}, None
+  if isinstance(held, seqio.SentencePieceVocabulary):
+    return {"kind": "sentencepiece", "file": VOCABULARY}, held.sp_model
+  return None, None
+
+
+def write(folder: str | pathlib.Path, made: Servable) -> None:
+  """Writes the artifact; `folder` is replaced if it exists."""
+  lowered = lower(made)
+  said, model = vocabulary(made.vocabulary)
+  results = {
+    name: jax.tree.unflatten(program.out_tree, program.out_avals)
+    for name, program in lowered.items()
+  }
+  with whole_folder(folder) as aside:
+    for name, program in lowered.items():
+      (aside / PROGRAM.format(name)).write_bytes(program.serialize())
+    safetensors_flax.save_file(made.weights, str(aside / WEIGHTS))
+    if model is not None:
+      (aside / VOCABULARY).write_bytes(model)
+    card = {"kind": "stablehlo", **made.card, "vocabulary": said}
+    card |= interface(made, results)
+    card["files"] = {path.name: digest(path) for path in sorted(aside.iterdir())}
+    write_card(aside, card)
+
+
+def digest(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_card(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
+  content = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+  (folder / CARD).write_text(content, encoding="utf-8")

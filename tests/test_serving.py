@@ -1,0 +1,377 @@
+"""Artifacts that answer without the library, and SavedModels: the same answers."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import method_tools
+import numpy as np
+import pytest
+
+import prompt_tuning as pt
+from prompt_tuning import answer, export
+from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.data.features import Layout, pad
+from prompt_tuning.engine import decode, evaluate, product
+from prompt_tuning.interop import savedmodel, serving, serving_programs
+from prompt_tuning.interop.load import load
+from prompt_tuning.outputs.text import Beam
+
+LABELS = ["negative", "positive"]
+TEXTS = [
+  "a fine film",
+  "dull",
+  "",
+  "it was, all in all, a lovely evening with good food and better talk",
+  "so what",
+]
+# Logits are of order 1; programs differ in how XLA fuses them.
+TOLERANCE = 1e-5
+
+
+def made(tiny_folder, folder, method, place="front", labels=None, **numbers):
+  """A product of random numbers for the tiny backbone, in its folder."""
+  loaded = load(tiny_folder)
+  found = method_tools.load(method, folder, **numbers)
+  model = PromptedModel(loaded.backbone, found.prompt)
+  params = method_tools.random_params(model.prompt_shapes(loaded.params), scale=1.0)
+  layout = {"place": place}
+  backbone = {"name": tiny_folder, "fingerprint": loaded.fingerprint, "width": 16}
+  card = {"method": method, "layout": layout, "backbone": backbone}
+  card["task"] = {"labels": labels}
+  params = jax.tree.map(np.asarray, params)
+  product.Product(found.prompt, {"prompt": params}, card).save(folder / "prompt")
+  return folder / "prompt"
+
+
+def write(to, prompt, out, *flags):
+  export.main([f"--to={to}", f"--prompt={prompt}", f"--output={out}", *flags])
+  return out
+
+
+@dataclasses.dataclass
+class Written:
+  """A prompt's folder, its artifact, and what was loaded from that."""
+
+  prompt: pathlib.Path
+  folder: pathlib.Path
+  served: serving.Served
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, tiny_folder):
+  """A table: greedy, on three platforms, with the labels of its task."""
+  folder = tmp_path_factory.mktemp("plain")
+  prompt = made(tiny_folder, folder, "prompt_tuning", labels=LABELS)
+  out = write("stablehlo", prompt, folder / "artifact", "--steps=6")
+  return Written(prompt, out, serving.load(out))
+
+
+@pytest.fixture(scope="module")
+def conditioned(tmp_path_factory, tiny_folder):
+  """A prompt that reads its input, at the input's end: beams, one platform."""
+  folder = tmp_path_factory.mktemp("conditioned")
+  prompt = made(tiny_folder, folder, "s_idpg_phm", "end")
+  flags = "--steps=4", "--beams=2", "--platforms=cpu", "--labels", "good", "very bad"
+  out = write("stablehlo", prompt, folder / "artifact", *flags)
+  return Written(prompt, out, serving.load(out))
+
+
+def test_an_artifact_answers_as_the_library_does(plain, tiny_folder):
+  prompt, model = pt.load_prompt(plain.prompt), pt.load_model(tiny_folder)
+  assert plain.served.predict(TEXTS) == pt.predict(model, prompt, TEXTS, steps=6)
+  answers, scores_BK = plain.served.classify(TEXTS)
+  wanted, wanted_BK = pt.classify(model, prompt, TEXTS, LABELS)
+  assert answers == wanted
+  np.testing.assert_allclose(scores_BK, wanted_BK, rtol=0, atol=TOLERANCE)
+  assert plain.served.predict([]) == []
+  assert plain.served.classify([])[1].shape == (0, 2)
+
+
+def test_a_prompt_that_reads_its_input(conditioned, tiny_folder):
+  prompt, model = pt.load_prompt(conditioned.prompt), pt.load_model(tiny_folder)
+  answers, scores_BK = conditioned.served.classify(TEXTS)
+  wanted, wanted_BK = pt.classify(model, prompt, TEXTS, ["good", "very bad"])
+  assert answers == wanted
+  np.testing.assert_allclose(scores_BK, wanted_BK, rtol=0, atol=TOLERANCE)
+  assert np.ptp(scores_BK, axis=0).min() > 100 * TOLERANCE, "texts make a difference"
+  # A mixed batch is its rows one by one.
+  for text, row_K in zip(TEXTS[1:3], scores_BK[1:3], strict=True):
+    alone = conditioned.served.classify([text])[1]
+    np.testing.assert_allclose(alone[0], row_K, rtol=0, atol=TOLERANCE)
+
+
+def test_beams(conditioned, tiny_folder):
+  prompt, loaded = pt.load_prompt(conditioned.prompt), load(tiny_folder)
+  inputs = np.array([[5, 6, 1], [7, 1, 0], [300, 20, 1]], np.int32)
+  found = conditioned.served.run("generate", inputs=inputs)
+  ready = answer.session(loaded, prompt)
+  examples = [{"inputs": row[row > 0], "targets": [1]} for row in inputs]
+  batch, _ = next(evaluate.device_batches(examples, ready.layout(examples), 3))
+  generate = jax.jit(lambda p, b: decode.generate(ready.model, p, b, Beam(4, 2)))
+  ids, log_probability = generate(ready.params, batch)
+  np.testing.assert_array_equal(found["ids"], ids)
+  np.testing.assert_allclose(
+    found["log_probability"], log_probability, rtol=0, atol=TOLERANCE
+  )
+
+
+def test_what_an_artifact_says_of_itself(plain, conditioned, tiny_folder):
+  card = json.loads((plain.folder / "card.json").read_text())
+  assert card["platforms"] == ["cpu", "cuda", "tpu"] and card["labels"] == LABELS
+  assert card["arguments"] == {"inputs": {"dtype": "int32", "shape": ["b", "t"]}}
+  assert card["programs"]["generate"]["ids"] == {"dtype": "int32", "shape": ["b", 6]}
+  assert card["programs"]["choose"]["scores"]["shape"] == ["b", 2]
+  assert card["backbone"]["fingerprint"] == load(tiny_folder).fingerprint
+  assert card["prompt"]["method"] == "prompt_tuning" and card["jax"] == jax.__version__
+  names = {"card.json", "weights.safetensors", "spiece.model"}
+  names |= {"generate.jax_export", "choose.jax_export"}
+  assert {path.name for path in plain.folder.iterdir()} == names
+  data = (plain.folder / "choose.jax_export").read_bytes()
+  assert jax.export.deserialize(bytearray(data)).platforms == ("cpu", "cuda", "tpu")
+  # Neither weights nor the paths of source files are in a program.
+  assert len(data) < 100_000 and b".py" not in data
+  assert card["weights"]["backbone/token_embedder/embedding"]["shape"] == [8192, 16]
+  assert conditioned.served.card["decoding"] == {
+    "loop": "beam_search",
+    "steps": 4,
+    "beams": 2,
+    "alpha": 0.6,
+    "length_penalty": "brevity",
+  }
+
+
+LOADER = """
+import json, sys
+class Blocked:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in {"flax", "tensorflow", "seqio", "gin", "optax", "orbax",
+                              "clu", "jaxtyping", "safetensors", "etils"}:
+      raise ImportError(name)
+sys.meta_path.insert(0, Blocked())
+from prompt_tuning.interop import serving
+served = serving.load(sys.argv[1])
+texts = ["a fine film", "dull"]
+print(json.dumps([served.predict(texts), served.classify(texts)[0]]))
+"""
+
+
+def test_loading_takes_little_more_than_jax(plain, root):
+  run = subprocess.run(
+    [sys.executable, "-c", LOADER, str(plain.folder)],
+    env={**os.environ, "PYTHONPATH": str(root)},
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+  wanted = [plain.served.predict(TEXTS[:2]), plain.served.classify(TEXTS[:2])[0]]
+  assert json.loads(run.stdout) == wanted
+
+
+@pytest.mark.parametrize("place", ["front", "after_first", "end", "mark"])
+def test_positions_are_reserved_as_the_data_pipeline_does(place):
+  examples = [([5, 6, 7, 1], 2), ([4, 1], 0), ([1], 3), ([8, 9, 7, 3, 1], 9)]
+  layout = Layout(6, 1, encoder_prompt=3, place=place)
+  rows = []
+  for ids, mark in examples:
+    row = layout.convert({"inputs": ids, "targets": [1], "mark": mark})
+    rows.append(pad(row, layout.lengths))
+  inputs = np.zeros((4, 6), np.int32)
+  for row, (ids, _) in zip(inputs, examples, strict=True):
+    row[: len(ids)] = ids
+  mark_B = jnp.array([mark for _, mark in examples])
+  starts_B = serving_programs.starts(jnp.asarray(inputs), place, mark_B)
+  ids, index = serving_programs.reserve(jnp.asarray(inputs), starts_B, 3)
+  np.testing.assert_array_equal(ids, [row["inputs"] for row in rows])
+  np.testing.assert_array_equal(index, [row["prompt_index"] for row in rows])
+
+
+def test_marks_and_external_vectors(tmp_path, tiny_folder):
+  prompt = made(tiny_folder, tmp_path, "s_idpg_phm_external", "mark", LABELS)
+  out = write("stablehlo", prompt, tmp_path / "out", "--steps=2", "--platforms=cpu")
+  served = serving.load(out)
+  assert list(served.card["arguments"]) == ["external", "inputs", "mark"]
+  vectors = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
+  texts = ["a <prompt> film", "a film <prompt>"]
+  both = served.classify(texts, external=vectors)[1]
+  swapped = served.classify(texts, external=vectors[::-1])[1]
+  assert np.abs(both - swapped).min() > 1e-4
+  alone = served.classify(texts[1:], external=vectors[1:])[1]
+  np.testing.assert_allclose(alone[0], both[1], rtol=0, atol=TOLERANCE)
+  for words, arguments in {
+    "holds no <prompt>": (["a film"], vectors[:1]),
+    "one row for each of the 2 texts": (texts, vectors[:1]),
+    r"`external` must be float32 \['b', 12\]": (texts, vectors[:, :3]),
+    "takes the features": (texts, None),
+  }.items():
+    with pytest.raises(ValueError, match=words):
+      served.classify(*arguments)
+
+
+def damage(folder, name, change):
+  path = folder / name
+  path.write_bytes(change(path.read_bytes()))
+
+
+def relabel(folder, **fields):
+  card = json.loads((folder / "card.json").read_text())
+  (folder / "card.json").write_text(json.dumps({**card, **fields}))
+
+
+BAD = {
+  "is no serving artifact": lambda f: (f / "card.json").unlink(),
+  "card.json cannot be read": lambda f: damage(f, "card.json", lambda b: b[:90]),
+  "damaged or of another": lambda f: damage(
+    f, "weights.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])
+  ),
+  "lacks generate.jax_export": lambda f: (f / "generate.jax_export").unlink(),
+  "this version reads": lambda f: relabel(f, format="prompt_tuning/serving/9"),
+  r"made for \['tpu'\], but jax runs on 'cpu'": lambda f: relabel(f, platforms=["tpu"]),
+  "cannot be read by jax": lambda f: relabel(f, vocabulary={"kind": "sentencepiece"}),
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_artifacts(plain, tmp_path, words):
+  for path in plain.folder.iterdir():
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+  BAD[words](tmp_path)
+  with pytest.raises(ValueError, match=words):
+    serving.load(tmp_path)
+
+
+def test_a_program_that_is_none(plain, tmp_path):
+  for path in plain.folder.iterdir():
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+  (tmp_path / "generate.jax_export").write_bytes(b"x" * 40)
+  relabel(tmp_path, files={})
+  with pytest.raises(ValueError, match="cannot be read by jax"):
+    serving.load(tmp_path)
+
+
+def test_bad_features(plain):
+  served = plain.served
+  for words, features in {
+    "takes the features": {"ids": np.ones((1, 2), int)},
+    "must be int32": {"inputs": np.ones((1, 2), np.float32)},
+    r"got int64 \[2\]": {"inputs": np.ones(2, int)},
+    r"got int64 \[0, 2\]": {"inputs": np.ones((0, 2), int)},
+  }.items():
+    with pytest.raises(ValueError, match=words):
+      served.run("generate", **features)
+  with pytest.raises(ValueError, match=r"no program 'x'; it has \['choose', 'gen"):
+    served.run("x")
+  with pytest.raises(ValueError, match="must be a list of texts"):
+    served.predict("a film")
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["--platforms=cpu,metal"], "some of .*got .'cpu', 'metal'"),
+    (["--steps=0"], "at least 1"),
+    (["--beams=0"], "at least 1"),
+    (["--labels", "good", "good"], "twice"),
+    (["--checkpoint=mini"], "width"),
+  ],
+)
+def test_bad_flags(plain, tmp_path, capsys, flags, words):
+  out = tmp_path / "out"
+  out.mkdir()
+  (out / "mine").write_text("kept")
+  with pytest.raises(SystemExit):
+    write("stablehlo", plain.prompt, out, *flags)
+  error = capsys.readouterr().err
+  assert error.startswith("error: ") and re.search(words, error)
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+  assert [path.name for path in out.iterdir()] == ["mine"]
+
+
+def test_what_makes_no_sense(plain, tmp_path):
+  with pytest.raises(ValueError, match="`prompt` is missing"):
+    export.export("stablehlo", str(tmp_path / "x"))
+  with pytest.raises(ValueError, match=r"\['steps'\] belong to"):
+    export.export("numpy", str(tmp_path / "x"), str(plain.prompt), steps=3)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_exists_is_replaced(tmp_path, tiny_folder):
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "old").write_text("x")
+  prompt = made(tiny_folder, tmp_path, "prompt_tuning")
+  flags = "--steps=2", "--platforms=cpu", "--dtype=bfloat16"
+  out = write("stablehlo", prompt, tmp_path / "out", *flags)
+  names = {"card.json", "generate.jax_export", "spiece.model", "weights.safetensors"}
+  assert {path.name for path in out.iterdir()} == names
+  served = serving.load(out)
+  assert served.card["backbone"]["activations"] == "bfloat16"
+  with pytest.raises(ValueError, match="Export with labels"):
+    served.classify(["x"])
+
+
+def test_a_saved_model_answers_the_same(conditioned, tmp_path):
+  import tensorflow as tf
+
+  pytest.importorskip("tensorflow_text")
+  served = conditioned.served
+  flags = ["--steps=4", "--beams=2", "--platforms=cpu,tpu", "--labels"]
+  flags += served.card["labels"]
+  out = write("savedmodel", conditioned.prompt, tmp_path / "model", *flags)
+  said = json.loads((out / "card.json").read_text())
+  assert set(said["signatures"]) == {"generate", "choose", "predict", "classify"}
+  assert said["signatures"]["predict"]["arguments"]["text"]["dtype"] == "string"
+  assert said["tokenizer"].startswith("inside") and said["place"] == "end"
+  assert said["backbone"] == served.card["backbone"]
+  assert said["serving_default"] == "classify"
+  loaded = tf.saved_model.load(str(out)).signatures
+  for texts in (TEXTS, TEXTS[1:2]):
+    found = loaded["serving_default"](text=tf.constant(texts))
+    answers, scores_BK = served.classify(texts)
+    assert [one.decode() for one in found["prediction"].numpy()] == answers
+    np.testing.assert_allclose(found["scores"], scores_BK, rtol=0, atol=TOLERANCE)
+  written = loaded["predict"](text=tf.constant(TEXTS[:2]))["prediction"].numpy()
+  assert [one.decode() for one in written] == served.predict(TEXTS[:2])
+
+
+def test_a_saved_model_without_tensorflow_text(plain, tmp_path, monkeypatch):
+  import tensorflow as tf
+
+  monkeypatch.setitem(sys.modules, "tensorflow_text", None)
+  flags = "--steps=6", "--platforms=cpu"
+  out = write("savedmodel", plain.prompt, tmp_path / "model", *flags)
+  card = json.loads((out / "card.json").read_text())
+  assert set(card["signatures"]) == {"generate", "choose"}
+  assert card["tokenizer"].startswith("outside: ids in")
+  assert (out / "spiece.model").is_file()
+  loaded = tf.saved_model.load(str(out)).signatures
+  inputs = np.array([[5, 6, 1], [7, 1, 0]], np.int32)
+  found = loaded["generate"](inputs=tf.constant(inputs))
+  wanted = plain.served.run("generate", inputs=inputs)
+  np.testing.assert_array_equal(found["ids"], wanted["ids"])
+  np.testing.assert_allclose(
+    found["log_probability"], wanted["log_probability"], rtol=0, atol=TOLERANCE
+  )
+
+
+def test_bytes_in_a_graph_are_bytes():
+  import tensorflow as tf
+
+  from prompt_tuning.data import vocabularies
+
+  held = vocabularies.byte()
+  words = savedmodel.tokeniser(held)
+  texts = ["déjà vu", "", "a b"]
+  ids = words.encode(tf.constant(texts)).to_list()
+  assert ids == [held.encode(text) for text in texts]
+  pieces = serving._vocabulary(pathlib.Path(), {"kind": "bytes"})
+  assert [list(pieces.encode(text)) for text in texts] == ids
+  odd = [[200, 300, 100], [2, 99, 98], []]
+  found = [one.decode() for one in words.decode(tf.ragged.constant(odd)).numpy()]
+  wanted = [vocabularies.decode(held, row) for row in odd]
+  assert found == wanted == [pieces.decode(row) for row in odd]
