@@ -33,6 +33,7 @@ REQUIRES = [
   "tensorflow>=2.19,<2.22; platform_machine != 'x86_64'",
   "tensorboard>=2.19,<3",  # clu's summary writer imports it
   "sentencepiece>=0.2,<0.3",  # vocabularies
+  "flatbuffers>=24,<27",  # programs that jax.export writes
   "safetensors>=0.5,<1",  # weights and prompts that hold no code
   "numpy>=1.26,<3",
   "tensorstore>=0.1.70,<0.2",  # arrays of T5X checkpoints
