@@ -29,7 +29,7 @@ from jaxlib.mlir.dialects import stablehlo
 from prompt_tuning.core.files import whole_folder
 from prompt_tuning.data.task import MARK
 from prompt_tuning.interop import serving_export
-from prompt_tuning.interop.serving import EOS, FIRST_BYTE, ROUND, UNKNOWN
+from prompt_tuning.interop.serving import EOS, FIRST_BYTE, ROUND
 from prompt_tuning.interop.serving_programs import Servable
 
 Tensor = Any  # tf.Tensor, or tf.RaggedTensor where rows differ
@@ -54,7 +54,7 @@ class Tokeniser:
 
 
 def tokeniser(vocabulary: Any) -> Tokeniser | None:
-  """Of a SeqIO vocabulary; None where it cannot be put into a graph here."""
+  """Of a vocabulary; None where it cannot be put into a graph here."""
   import tensorflow as tf
 
   said, model = serving_export.vocabulary(vocabulary)
@@ -67,10 +67,10 @@ def tokeniser(vocabulary: Any) -> Tokeniser | None:
   except ImportError:
     return None
   made = tensorflow_text.SentencepieceTokenizer(model=model, out_type=tf.int32)
-  size = vocabulary.vocab_size
+  size, unknown = vocabulary.vocab_size, vocabulary.unk_id
 
   def decode(ids: Tensor) -> Tensor:
-    known = tf.ragged.map_flat_values(lambda x: tf.where(x < size, x, UNKNOWN), ids)
+    known = tf.ragged.map_flat_values(lambda x: tf.where(x < size, x, unknown), ids)
     return tf.strings.strip(made.detokenize(known))
 
   return Tokeniser(made.tokenize, decode, made)

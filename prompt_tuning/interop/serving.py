@@ -30,7 +30,7 @@ FORMAT = "prompt_tuning/serving/1"
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 PROGRAM = "{}.jax_export"
-EOS, UNKNOWN, FIRST_BYTE = 1, 2, 3
+EOS, FIRST_BYTE = 1, 3
 
 # Rows of texts are as long as a multiple of this, and so many to a batch at the most.
 ROUND, MOST = 16, 64
@@ -270,10 +270,10 @@ def _vocabulary(folder: pathlib.Path, said: Mapping[str, Any] | None) -> Pieces 
   import sentencepiece
 
   model = sentencepiece.SentencePieceProcessor(model_file=str(folder / said["file"]))
-  size = model.get_piece_size()
+  size, unknown = model.get_piece_size(), model.unk_id()
 
   def decode(ids: Sequence[int]) -> str:
-    return model.decode([i if i < size else UNKNOWN for i in ids]).strip()
+    return model.decode([i if i < size else unknown for i in ids]).strip()
 
   return Pieces(model.encode, decode)
 

@@ -23,11 +23,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import seqio
 from jax import export
 from safetensors import flax as safetensors_flax
 
 from prompt_tuning.core.files import whole_folder
+from prompt_tuning.data import vocabularies
 from prompt_tuning.interop.serving import CARD, PROGRAM, WEIGHTS
 from prompt_tuning.interop.serving_programs import Servable
 
@@ -82,10 +82,10 @@ def interface(made: Servable, programs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vocabulary(held: Any) -> tuple[dict[str, str] | None, bytes | None]:
-  """(what the card says of a SeqIO vocabulary, its file), None where it has none."""
-  if isinstance(held, seqio.ByteVocabulary):
+  """(what the card says of a vocabulary, its file), None for what there is not."""
+  if isinstance(held, vocabularies.Bytes):
     return {"kind": "bytes"}, None
-  if isinstance(held, seqio.SentencePieceVocabulary):
+  if isinstance(held, vocabularies.SentencePiece):
     return {"kind": "sentencepiece", "file": VOCABULARY}, held.sp_model
   return None, None
 

@@ -74,7 +74,7 @@ class Servable:
   """What is to be served.
 
   Attributes:
-    model, params: backbone and prompt. vocabulary: SeqIO's.
+    model, params: backbone and prompt. vocabulary: see `data.vocabularies`.
     settings: what the programs do. card: of the artifact, but for its files.
   """
 
