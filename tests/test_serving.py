@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -185,6 +186,22 @@ def test_positions_are_reserved_as_the_data_pipeline_does(place):
   ids, index = serving_programs.reserve(jnp.asarray(inputs), starts_B, 3)
   np.testing.assert_array_equal(ids, [row["inputs"] for row in rows])
   np.testing.assert_array_equal(index, [row["prompt_index"] for row in rows])
+
+
+@pytest.mark.parametrize(
+  "method", ["ipt_rnn", "prefix_tuning", "prefix_tuning_decoder", "s_idpg_phm"]
+)
+def test_prompts_of_every_kind_leave_rows_and_lengths_free(method, tmp_path):
+  case = method_tools.case(method, tmp_path)
+  held = types.SimpleNamespace(encode=method_tools.encode)
+  settings = serving_programs.Settings(labels=LABELS, steps=3)
+  servable = serving_programs.Servable(
+    case.model, case.params, held, settings, {"place": "front"}
+  )
+  for name, program in servable.programs.items():
+    found = jax.eval_shape(program, servable.weights, servable.symbols())
+    b = next(iter(found.values())).shape[0]
+    assert str(b) == "b", name
 
 
 def test_marks_and_external_vectors(tmp_path, tiny_folder):

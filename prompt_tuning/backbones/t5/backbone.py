@@ -122,7 +122,7 @@ class T5:
       prefix = prefixes.prefix(
         injection.encoder_kv,
         injection.encoder_kv_mask,
-        len(x_BTH),
+        x_BTH.shape[0],
         segments_BT,
         self.config,
       )
@@ -149,7 +149,7 @@ class T5:
     prefix = None
     if injection is not None and injection.decoder_kv is not None:
       prefix = prefixes.prefix(
-        injection.decoder_kv, None, len(x_BUH), segments_BU, self.config
+        injection.decoder_kv, None, x_BUH.shape[0], segments_BU, self.config
       )
     return self._apply(
       params,
