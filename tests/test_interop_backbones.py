@@ -160,8 +160,16 @@ HUGGING_FACE = [
   ("model.safetensors", half, "damaged"),
   ("model.safetensors", None, "neither model.safetensors"),
   ("config.json", lambda d: d.replace(b'"t5"', b'"bart"'), "says model_type 'bart'"),
-  ("config.json", lambda d: d.replace(b'"d_ff"', b'"x"'), "not of one T5: d_ff: None in config.json, 12 in the"),
-  ("config.json", lambda d: d.replace(b"gated-gelu", b"swish"), "knows 'relu', 'gated-gelu'"),
+  (
+    "config.json",
+    lambda d: d.replace(b'"d_ff"', b'"x"'),
+    "of one T5: d_ff: None in",
+  ),
+  (
+    "config.json",
+    lambda d: d.replace(b"gated-gelu", b"swish"),
+    "knows 'relu', 'gated-gelu'",
+  ),
 ]
 
 

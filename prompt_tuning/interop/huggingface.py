@@ -224,7 +224,7 @@ def write(
 def _maker(leaf: Leaf, turned: bool, dtype: Any) -> Callable[[], np.ndarray]:
   def make() -> np.ndarray:
     value = np.asarray(leaf.read()).astype(dtype, copy=False)
-    return np.ascontiguousarray(value.T) if turned else value
+    return np.ascontiguousarray(value.T if turned else value)
 
   return make
 

@@ -17,8 +17,10 @@ Index = tuple[slice, ...]
 # Gives array[start:stop] of an array whose axes are laid flat.
 Flat = Callable[[int, int], np.ndarray]
 
-# What one piece of reading takes at most, unless a row is longer.
-BLOCK_BYTES = 16 << 20
+# What one piece of reading takes at most, unless a row is longer: little enough here to
+# be transposed in the processor's cache, and worth a request elsewhere.
+BLOCK_BYTES = 1 << 20
+REMOTE_BLOCK_BYTES = 16 << 20
 # JAX on a CPU takes over memory that starts at a multiple of this, without a copy.
 _ALIGN = 64
 
@@ -98,17 +100,18 @@ def flat(
   shape: tuple[int, ...],
   dtype: np.dtype,
   opened: Callable[[], contextlib.AbstractContextManager[Flat]],
-  by_row: bool = True,
+  remote: bool = False,
 ) -> Lazy:
   """An array in C order over something that gives ranges of its elements.
 
   Args:
     shape, dtype: of the array.
     opened: gives the function that reads elements, for one use of `into`.
-    by_row: whether a slice of a matrix's columns is read row by row, so that nothing
-      else is read; worth it where a read has no latency.
+    remote: whether a read has latency; then a slice of a matrix's columns is cut out of
+      whole rows, and otherwise read row by row, so that nothing else is read.
   """
   width = math.prod(shape[1:])
+  most = REMOTE_BLOCK_BYTES if remote else BLOCK_BYTES
 
   def into(target: np.ndarray, index: Index) -> None:
     with opened() as read:
@@ -116,13 +119,13 @@ def flat(
         assign(target, read(0, 1).reshape(()))
         return
       rows, cut = index[0], index[1:]
-      if by_row and len(shape) == 2 and cut[0] != slice(0, width):
+      if not remote and len(shape) == 2 and cut[0] != slice(0, width):
         for row in range(rows.start, rows.stop):
           begin = row * width
           piece = read(begin + cut[0].start, begin + cut[0].stop)
           assign(target[row - rows.start], piece)
         return
-      step = max(1, BLOCK_BYTES // (width * dtype.itemsize))
+      step = max(1, most // (width * dtype.itemsize))
       for start in range(rows.start, rows.stop, step):
         stop = min(start + step, rows.stop)
         block = read(start * width, stop * width).reshape(stop - start, *shape[1:])
@@ -154,7 +157,7 @@ def in_file(path: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> 
 
       yield read
 
-  return flat(shape, dtype, opened, by_row="://" not in str(path))
+  return flat(shape, dtype, opened, remote="://" in str(path))
 
 
 @contextlib.contextmanager

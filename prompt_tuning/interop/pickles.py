@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning.interop.lazy import BLOCK_BYTES, Flat, Lazy, UnreadableError, flat
+from prompt_tuning.interop.lazy import Flat, Lazy, UnreadableError, flat
 
 OLDEST = (2, 6)
 _FIX = (
@@ -22,7 +22,7 @@ _FIX = (
   "again as safetensors"
 )
 # A file's pages stay in memory once read; it is opened anew after so many bytes.
-_REOPEN_BYTES = 4 * BLOCK_BYTES
+_REOPEN_BYTES = 64 << 20
 
 
 def available() -> bool:
