@@ -1,8 +1,13 @@
 """Arrays are read by slices, into their place, and once."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import pathlib
 import struct
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +15,6 @@ import ml_dtypes
 import msgpack
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import flax as safetensors_flax
 from safetensors import numpy as safetensors_numpy
 
@@ -101,20 +105,18 @@ def test_weights_of_every_format(opened, weights, scan, dtype):
       assert value.dtype == (dtype or "float32")
 
 
+@pytest.fixture
 def counted(monkeypatch):
-  """Bytes that are read from files, each time."""
-  found = []
-  plain = lazy.open_bytes
+  """Sizes of what is read from files."""
+  sizes, plain = [], lazy.open_bytes
 
   class Counting:
     def __init__(self, file):
       self.file, self.seek = file, file.seek
 
     def read(self, size):
-      found.append(size)
+      sizes.append(size)
       return self.file.read(size)
-
-  import contextlib
 
   @contextlib.contextmanager
   def open_bytes(path):
@@ -122,48 +124,68 @@ def counted(monkeypatch):
       yield Counting(file)
 
   monkeypatch.setattr(lazy, "open_bytes", open_bytes)
-  return found
+  return sizes
 
 
 @pytest.mark.parametrize("kind", ["own", "hugging_face"])
-def test_a_process_reads_the_slices_of_its_devices(
-  kind, tmp_path, weights, monkeypatch
-):
+def test_no_more_is_read_than_the_slice(kind, tmp_path, weights, counted):
   opened = write(kind, tmp_path / "model", weights)
-  over = Mesh(np.array(jax.devices()[:1]), ("model",))
-  found = counted(monkeypatch)
   array = opened.arrays["decoder/layers_1/mlp/wi_0/kernel"]
   for cut in ((slice(None), slice(3, 6)), (slice(2, 4), slice(None))):
-    found.clear()
-    array.read(cut)
-    assert sum(found) == array.read(cut).nbytes
-  # All of it is read once: nothing is opened twice to be stacked or sharded.
-  found.clear()
-  whole = NamedSharding(over, PartitionSpec(None, "model"))
-  shardings = {name: whole for name, x in opened.arrays.items() if len(x.shape) == 2}
-  _, params = source.load(opened, shardings=shardings)
-  assert sum(found) == sum(x.nbytes for x in flatten(params).values())
-  assert flatten(params)["token_embedder/embedding"].sharding == whole
-  same = {name: flatten(params)[name] for name in flatten(weights)}
-  for name, value in flatten(weights).items():
-    np.testing.assert_array_equal(same[name], value)
+    counted.clear()
+    assert array.read(cut).nbytes == sum(counted)
+  counted.clear()
+  scanned = T5(dataclasses.replace(CONFIG, scan_layers=True))
+  _, params = source.load(opened, scanned)
+  assert sum(counted) == sum(x.nbytes for x in flatten(params).values())
 
 
-def test_devices_that_share_a_slice_share_its_reading():
-  asked = []
-
+# Four devices, each pair holding the same half of the kernels.
+SHARDED = """
+import sys, jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from prompt_tuning.backbones.t5 import files
+from prompt_tuning.core.trainable import flatten
+from prompt_tuning.interop import huggingface, lazy, source
+import pathlib
+found = huggingface.open_source(pathlib.Path(sys.argv[1]))
+over = Mesh(np.array(jax.devices()).reshape(2, 2), ("data", "model"))
+place = NamedSharding(over, PartitionSpec(None, "model"))
+asked = []
+def watched(array):
   def into(target, index):
-    asked.append(index)
-    target[...] = np.arange(24.0).reshape(4, 6)[index]
+    asked.append(target.nbytes)
+    array.into(target, index)
+  return lazy.Lazy(array.shape, array.dtype, into)
+found.arrays.update({name: watched(array) for name, array in found.arrays.items()})
+def rule(backbone):
+  shapes = flatten(backbone.shapes())
+  return {n: place for n, x in shapes.items() if len(x.shape) == 2 and "bias" not in n}
+_, params = source.load(found, shardings=rule)
+flat = flatten(params)
+assert sum(asked) == sum(x.nbytes for x in flat.values())
+kernel = flat["encoder/layers_0/mlp/wi_0/kernel"]
+assert kernel.sharding == place
+assert {s.data.shape for s in kernel.addressable_shards} == {(8, 6)}
+print(files.fingerprint(params))
+"""
 
-  class Sharding(jax.sharding.SingleDeviceSharding):
-    pass
 
-  array = lazy.Lazy((4, 6), np.dtype(np.float32), into)
-  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  made = source._placed(array, place, None)
-  np.testing.assert_array_equal(made, np.arange(24.0).reshape(4, 6))
-  assert len(asked) == 1
+def test_devices_read_their_slices_and_share_them(tmp_path, weights):
+  huggingface.write(tmp_path / "model", T5(CONFIG), weights)
+  environment = {
+    **os.environ,
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+  }
+  done = subprocess.run(
+    [sys.executable, "-c", SHARDED, str(tmp_path / "model")],
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert done.stdout.split() == [files.fingerprint(weights)]
 
 
 def test_shardings_of_unknown_weights_are_refused(opened):
@@ -266,7 +288,13 @@ def test_msgpack_is_read_as_its_library_reads_it(tmp_path):
 
 @pytest.mark.parametrize(
   "data",
-  [b"", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 200, b"\xdb\x00\xff\xff\xff" + b"x"],
+  [
+    b"",
+    b"\xc1",
+    b"\xdd\xff\xff\xff\xff",
+    b"\x91" * 200,
+    b"\xdb\x00\xff\xff\xff" + b"x",
+  ],
 )
 def test_bad_msgpack(tmp_path, data):
   path = tmp_path / "x"
@@ -279,9 +307,7 @@ def test_large_arrays_of_flax_are_joined(tmp_path, weights):
   """Flax cuts what is above a gibibyte in pieces; so small here."""
   value = flatten(weights)["token_embedder/embedding"]
   folder = t5x.write_legacy(tmp_path, T5(CONFIG), weights)
-  tree = msgpack.unpackb(
-    (folder / "checkpoint").read_bytes(), ext_hook=msgpack.ExtType
-  )
+  tree = msgpack.unpackb((folder / "checkpoint").read_bytes(), ext_hook=msgpack.ExtType)
   pieces = np.split(value.reshape(-1), [100, 130])
   tree["optimizer"]["target"]["token_embedder"]["embedding"] = {
     "__msgpack_chunked_array__": True,

@@ -17,6 +17,7 @@ from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError, stacked
 
 Shardings = Mapping[str, jax.sharding.Sharding]
 _SCANNED = re.compile(r"(encoder|decoder)/layers/(.+)")
+_FIRST_LAYER = re.compile(r"(encoder|decoder)/layers_0/(.+)")
 # No axis of a T5 is longer.
 _LARGEST = 1 << 31
 # What weights may be stored as; all but the last are kept as they are.
@@ -93,21 +94,25 @@ def _in_tree(source: Source, config: T5Config) -> dict[str, Lazy]:
   if not config.scan_layers:
     return dict(source.arrays)
   found = {}
-  for name in flatten(T5(config).shapes()):
-    scanned = _SCANNED.fullmatch(name)
-    if scanned:
-      side, rest = scanned.groups()
+  for name, lazy in source.arrays.items():
+    layer = _FIRST_LAYER.fullmatch(name)
+    if layer:
+      side, rest = layer.groups()
       depth = getattr(config, f"num_{side}_layers")
       layers = [source.arrays[f"{side}/layers_{i}/{rest}"] for i in range(depth)]
-      found[name] = stacked(layers)
-    else:
-      found[name] = source.arrays[name]
+      found[f"{side}/layers/{rest}"] = stacked(layers)
+    elif "/layers_" not in name:
+      found[name] = lazy
   return found
 
 
 @functools.lru_cache(maxsize=8)
 def _shapes(config: T5Config) -> dict[str, jax.ShapeDtypeStruct]:
-  """Unrolled name -> shape; scanned layers are traced once, however many there are."""
+  """Unrolled name -> shape; scanned layers are traced once, however many there are.
+
+  Args:
+    config: as files state it, without switches.
+  """
   found = {}
   scanned = dataclasses.replace(config, scan_layers=True)
   for name, leaf in flatten(T5(scanned).shapes()).items():
