@@ -41,10 +41,9 @@ NEVER_READ = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.we
 def recognises(folder: Any) -> bool:
   """Whether a folder's config.json is a Hugging Face model's, of whatever kind."""
   try:
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError):
+    return "model_type" in places.read_json(folder / "config.json")
+  except UnreadableError:
     return False
-  return isinstance(fields, dict) and "model_type" in fields
 
 
 def open_source(folder: Any) -> Source:

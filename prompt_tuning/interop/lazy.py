@@ -157,17 +157,36 @@ def in_file(path: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> 
 
       yield read
 
-  return flat(shape, dtype, opened, remote="://" in str(path))
+  return flat(shape, dtype, opened, remote=is_remote(path))
 
 
 @contextlib.contextmanager
 def open_bytes(path: Any) -> Iterator[Any]:
   """A file to seek and read in, local or not; failures are `UnreadableError`."""
+  with readable(path), path.open("rb") as file:
+    yield file
+
+
+@contextlib.contextmanager
+def readable(path: Any) -> Iterator[None]:
+  """Gives what goes wrong at a place the one type of error.
+
+  Remote file systems raise types of their own, so there every one counts.
+  """
   try:
-    with path.open("rb") as file:
-      yield file
-  except OSError as error:
-    raise UnreadableError(f"{str(path)!r} cannot be read: {error}.") from error
+    yield
+  except ValueError:
+    raise
+  except Exception as error:
+    if not isinstance(error, OSError) and not is_remote(path):
+      raise
+    first = str(error).strip().splitlines() or [type(error).__name__]
+    raise UnreadableError(f"{str(path)!r} cannot be read: {first[0]}") from error
+
+
+def is_remote(path: Any) -> bool:
+  """Whether a path is no local one."""
+  return "://" in str(path)
 
 
 def held(value: np.ndarray) -> Lazy:

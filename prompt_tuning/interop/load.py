@@ -10,7 +10,7 @@ import jax
 
 from prompt_tuning.backbones.t5 import files
 from prompt_tuning.data import vocabularies
-from prompt_tuning.interop import huggingface, own, places, source, t5x
+from prompt_tuning.interop import huggingface, lazy, own, places, source, t5x
 
 MINI = pathlib.Path(__file__).resolve().parent.parent / "demo" / "mini"
 # Rows beyond the ids: to a multiple of 128, and 100 or 125 sentinels.
@@ -77,7 +77,7 @@ def load(
         f"{str(opened.path)!r} holds no {files.VOCABULARY}; bind `VOCABULARY` to "
         "@vocabularies.sentencepiece() with its path."
       )
-    vocabulary = _vocabulary(opened.vocabulary, rows)
+    vocabulary = beside(opened.vocabulary, rows)
   # Before gigabytes are read.
   check_vocabulary(rows, vocabulary, path)
   found, params = source.load(opened, backbone, shardings, weights_dtype)
@@ -95,12 +95,13 @@ def open_source(place: Any, backbone: Any = None) -> source.Source:
   Raises:
     ValueError: if it is none, or damaged.
   """
-  foreign = open_foreign(place, backbone)
-  if foreign is not None:
-    return foreign
-  if not own.recognises(place):
+  with lazy.readable(place):
+    foreign = open_foreign(place, backbone)
+    if foreign is not None:
+      return foreign
+    if own.recognises(place):
+      return own.open_source(place)
     raise ValueError(f"`INITIAL_CHECKPOINT_PATH` is {str(place)!r}, {_instead(place)}")
-  return own.open_source(place)
 
 
 def open_foreign(place: Any, backbone: Any = None) -> source.Source | None:
@@ -140,7 +141,7 @@ def _instead(place: Any) -> str:
   return f"which holds no config.json and no checkpoint. {fix}"
 
 
-def _vocabulary(where: str, rows: int) -> Any:
+def beside(where: str, rows: int) -> Any:
   """The vocabulary beside the weights; its file may count the sentinels already."""
   if where == "bytes":
     return vocabularies.byte()

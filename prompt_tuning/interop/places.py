@@ -2,15 +2,15 @@
 
 import json
 import pathlib
-import re
 from typing import Any
 
+from etils import epath
+
 from prompt_tuning.interop import hub
-from prompt_tuning.interop.lazy import UnreadableError
+from prompt_tuning.interop.lazy import UnreadableError, is_remote, readable
 
 VOCABULARIES = ("spiece.model", "sentencepiece.model")
 BYTE_ROWS = 384
-_REMOTE = re.compile(r"[A-Za-z][\w+.-]*://")
 
 
 def find(path: str) -> Any:
@@ -23,10 +23,13 @@ def find(path: str) -> Any:
   Raises:
     ValueError: if it is a Hub id that cannot be had.
   """
-  if _REMOTE.match(path):
-    from etils import epath
-
-    return epath.Path(path)
+  if is_remote(path):
+    try:
+      return epath.Path(path)
+    except KeyError as error:
+      raise UnreadableError(
+        f"{path!r} is of a kind that is not known; gs://, s3:// and local paths are."
+      ) from error
   place = pathlib.Path(path)
   if place.exists() or not hub.is_id(path):
     return place
@@ -48,8 +51,11 @@ def read_json(path: Any) -> dict[str, Any]:
     UnreadableError: if there is none.
   """
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError) as error:
+    with readable(path):
+      found = json.loads(path.read_text(encoding="utf-8"))
+  except UnreadableError:
+    raise
+  except (ValueError, RecursionError) as error:
     raise UnreadableError(f"{str(path)!r} cannot be read: {error}.") from error
   if not isinstance(found, dict):
     raise UnreadableError(f"{str(path)!r} holds {type(found).__name__}, not an object.")
