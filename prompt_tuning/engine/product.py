@@ -111,10 +111,23 @@ def load(folder: str | pathlib.Path) -> Product:
     tensors = safetensors_numpy.load_file(str(folder / "prompt.safetensors"))
   except Exception as error:  # a damaged file raises whatever its reader raises
     raise ValueError(f"{str(folder)!r} is damaged: {error}.") from error
-  if card.get("format") != FORMAT:
+  try:
+    return _rebuilt(folder, card, tensors)
+  except ValueError:
+    raise
+  except Exception as error:  # a damaged card may describe anything
+    where = str(folder / "card.json")
+    raise ValueError(f"{where!r} is damaged: {error!r}.") from error
+
+
+def _rebuilt(
+  folder: pathlib.Path, card: dict[str, Any], tensors: dict[str, Any]
+) -> Product:
+  if not isinstance(card, dict) or card.get("format") != FORMAT:
+    stated = card.get("format") if isinstance(card, dict) else card
     raise ValueError(
-      f"{str(folder / 'card.json')!r} says format {card.get('format')!r}; this version "
-      f"reads {FORMAT!r}."
+      f"{str(folder / 'card.json')!r} says format {stated!r}; this version reads "
+      f"{FORMAT!r}."
     )
   shapes = {name: list(value.shape) for name, value in tensors.items()}
   if shapes != card["shapes"]:
@@ -122,6 +135,9 @@ def load(folder: str | pathlib.Path) -> Product:
       f"In {str(folder)!r}, prompt.safetensors holds {shapes}, but card.json says "
       f"{card['shapes']}. Copy both files from the same run."
     )
+  for field in ("layout", "backbone"):
+    if not isinstance(card.get(field, {}), dict):
+      raise ValueError(f"In {str(folder / 'card.json')!r}, {field} is no object.")
   trained = set(card.pop("trained"))
   module = describe.rebuild(card.pop("module"))
   rest = {name: value for name, value in tensors.items() if name not in trained}

@@ -8,94 +8,69 @@ differently: an `lm_head.weight` means separate logits.
 import dataclasses
 import json
 import pathlib
-import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from safetensors import numpy as safetensors_numpy
-from safetensors import safe_open
 
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.backbones.t5.stacking import unstack_layers
+from prompt_tuning.backbones.t5.stacking import Leaf, unrolled
 from prompt_tuning.core.files import whole_folder
-from prompt_tuning.core.trainable import flatten
-from prompt_tuning.interop.source import Lazy, Source, UnreadableError
+from prompt_tuning.interop import places, shards
+from prompt_tuning.interop.hugging_names import name_here, names_there
+from prompt_tuning.interop.lazy import BLOCK_BYTES, Lazy, UnreadableError, transposed
+from prompt_tuning.interop.source import Source, config_of
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+KERNEL = "decoder/logits_dense/kernel"
 FAMILIES = ("t5", "mt5")
-ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
-# (stack, number of the sublayer, its name there) -> its name here.
-SUBLAYERS = {
-  ("encoder", "0", "SelfAttention"): "attention",
-  ("encoder", "1", "DenseReluDense"): "mlp",
-  ("decoder", "0", "SelfAttention"): "self_attention",
-  ("decoder", "1", "EncDecAttention"): "encoder_decoder_attention",
-  ("decoder", "2", "DenseReluDense"): "mlp",
+# Field of config.json -> (what its absence means, values that this network computes).
+FIXED = {
+  "feed_forward_proj": ("relu", ("relu", "gated-gelu", "gated-gelu_new")),
+  "layer_norm_epsilon": (1e-6, (1e-6,)),
+  "pad_token_id": (0, (0, None)),
+  "eos_token_id": (1, (1, None)),
+  "decoder_start_token_id": (0, (0, None)),
+  "is_encoder_decoder": (True, (True,)),
 }
-NORMS = {
-  ("encoder", "0"): "pre_attention_layer_norm",
-  ("encoder", "1"): "pre_mlp_layer_norm",
-  ("decoder", "0"): "pre_self_attention_layer_norm",
-  ("decoder", "1"): "pre_cross_attention_layer_norm",
-  ("decoder", "2"): "pre_mlp_layer_norm",
-}
-_BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.layer\.(\d)\.(.+)\.weight")
+# A leftover in files of T5 1.0: cross attention has no position bias.
+NEVER_READ = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
 
-def name_here(name: str) -> tuple[str, bool] | None:
-  """(T5X name, whether to transpose) of a Hugging Face name; None if unknown."""
-  if name == "lm_head.weight":
-    return "decoder/logits_dense/kernel", True
-  if name == "shared.weight":
-    return "token_embedder/embedding", False
-  norm = re.fullmatch(r"(encoder|decoder)\.final_layer_norm\.weight", name)
-  if norm:
-    return f"{norm.group(1)}/{norm.group(1)}_norm/scale", False
-  found = _BLOCK.fullmatch(name)
-  if not found:
-    return None
-  side, layer, number, rest = found.groups()
-  if rest == "layer_norm" and (side, number) in NORMS:
-    return f"{side}/layers_{layer}/{NORMS[side, number]}/scale", False
-  if rest == "SelfAttention.relative_attention_bias" and (layer, number) == ("0", "0"):
-    return f"{side}/relpos_bias/rel_embedding", True
-  part, _, weight = rest.partition(".")
-  ours = SUBLAYERS.get((side, number, part))
-  known = ("wi", "wi_0", "wi_1", "wo") if ours == "mlp" else tuple(ATTENTION)
-  if ours is None or weight not in known:
-    return None
-  return f"{side}/layers_{layer}/{ours}/{ATTENTION.get(weight, weight)}/kernel", True
-
-
-def recognises(folder: pathlib.Path) -> bool:
-  """Whether a folder's config.json is a Hugging Face model's."""
+def recognises(folder: Any) -> bool:
+  """Whether a folder's config.json is a Hugging Face model's, of whatever kind."""
   try:
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+    return "model_type" in places.read_json(folder / "config.json")
+  except UnreadableError:
     return False
-  return isinstance(fields, dict) and "d_model" in fields
 
 
-def open_source(folder: pathlib.Path) -> Source:
+def open_source(folder: Any) -> Source:
   """Reads the configuration and the names; no weights.
+
+  Args:
+    folder: `pathlib.Path` or `epath.Path`.
 
   Raises:
     UnreadableError: for another architecture, a missing or damaged file, or weights
-      that are no part of a T5.
+      that are no part of a T5 or not those that config.json describes.
   """
-  fields = _json(folder / "config.json")
+  fields = places.read_json(folder / "config.json")
   family = fields.get("model_type")
   if family not in FAMILIES:
     raise UnreadableError(
       f"{str(folder / 'config.json')!r} says model_type {family!r}; this library reads "
       f"{list(FAMILIES)} (Flan and ByT5 are stored as one of them)."
     )
-  tensors = _tensors(folder)
+  arrays = _named(shards.tensors(folder), str(folder))
+  _choose_logits(arrays, _scaled(fields), str(folder))
+  config = _config(fields, arrays, folder)
+  return Source(folder, config, arrays, vocabulary=_vocabulary(folder, config))
+
+
+def _named(tensors: Mapping[str, Lazy], where: str) -> dict[str, Lazy]:
+  """T5X name -> array."""
   arrays, unknown = {}, []
   table = next((t for t in TABLES if f"{t}.weight" in tensors), "shared")
   for name, lazy in tensors.items():
@@ -105,155 +80,109 @@ def open_source(folder: pathlib.Path) -> Source:
         continue
       name = "shared.weight"
     here = name_here(name)
-    if here is None:
+    if here is not None:
+      arrays[here[0]] = transposed(lazy) if here[1] else lazy
+    elif name != NEVER_READ:
       unknown.append(name)
-    else:
-      arrays[here[0]] = _transposed(lazy) if here[1] else lazy
   if unknown:
     raise UnreadableError(
-      f"{str(folder)!r} holds weights that no T5 has: {', '.join(sorted(unknown)[:8])}."
+      f"{where!r} holds weights that no T5 has: {', '.join(sorted(unknown)[:8])}."
     )
-  scaled = fields.get("scale_decoder_outputs")
-  if scaled is None:
+  if "token_embedder/embedding" not in arrays:
+    raise UnreadableError(f"{where!r} holds no token table, {TABLES[0]}.weight.")
+  return arrays
+
+
+def _scaled(fields: Mapping[str, Any]) -> bool:
+  """Whether logits are scaled by H^-0.5, which T5 1.0 alone does."""
+  stated = fields.get("scale_decoder_outputs")
+  if stated is None:
     # An mT5 never scales.
-    scaled = family != "mt5" and fields.get("tie_word_embeddings", True)
-  if "decoder/logits_dense/kernel" not in arrays and not scaled:
+    stated = fields["model_type"] != "mt5" and fields.get("tie_word_embeddings", True)
+  return bool(stated)
+
+
+def _choose_logits(arrays: dict[str, Lazy], scaled: bool, where: str) -> None:
+  """Leaves logits of the token table without a kernel, and all others with one."""
+  table = arrays["token_embedder/embedding"]
+  kernel = arrays.get(KERNEL)
+  if kernel is None and not scaled:
     # Logits from the shared table without T5 1.0's scale: a kernel of their own here.
-    arrays["decoder/logits_dense/kernel"] = _transposed(
-      arrays["token_embedder/embedding"]
-    )
-  config = _config(fields, arrays, folder)
-  return Source(folder, config, arrays, vocabulary=_vocabulary(folder, config))
+    arrays[KERNEL] = transposed(table)
+  elif kernel is not None and scaled:
+    # Files of T5 1.0 may repeat the table under this name.
+    if not _equal(transposed(kernel), table):
+      raise UnreadableError(
+        f"{where!r} holds a lm_head.weight that is not shared.weight, while its "
+        "config.json scales logits as models do that share the two. Say "
+        '"scale_decoder_outputs": false in config.json if it is a T5 1.1.'
+      )
+    del arrays[KERNEL]
+
+
+def _equal(left: Lazy, right: Lazy) -> bool:
+  if left.shape != right.shape or left.dtype != right.dtype:
+    return False
+  width = left.shape[1] * left.dtype.itemsize
+  step = max(1, BLOCK_BYTES // max(1, width))
+  for start in range(0, left.shape[0], step):
+    rows = (slice(start, start + step), slice(None))
+    if left.read(rows).tobytes() != right.read(rows).tobytes():
+      return False
+  return True
 
 
 def _config(
-  fields: Mapping[str, Any], arrays: Mapping[str, Lazy], folder: pathlib.Path
+  fields: Mapping[str, Any], arrays: Mapping[str, Lazy], folder: Any
 ) -> T5Config:
-  try:
-    gated = fields.get("feed_forward_proj", "relu") in ("gated-gelu", "gated-gelu_new")
-    if not gated and fields.get("feed_forward_proj", "relu") != "relu":
-      raise ValueError(f"feed_forward_proj {fields['feed_forward_proj']!r} is unknown")
-    layers = fields["num_layers"]
-    return T5Config(
-      vocab_size=arrays["token_embedder/embedding"].shape[0],
-      emb_dim=fields["d_model"],
-      num_heads=fields["num_heads"],
-      head_dim=fields["d_kv"],
-      mlp_dim=fields["d_ff"],
-      num_encoder_layers=layers,
-      num_decoder_layers=fields.get("num_decoder_layers") or layers,
-      mlp_activations=("gelu", "linear") if gated else ("relu",),
-      logits_via_embedding="decoder/logits_dense/kernel" not in arrays,
-      relative_buckets=fields.get("relative_attention_num_buckets", 32),
-      relative_max_distance=fields.get("relative_attention_max_distance", 128),
-    )
-  except (KeyError, TypeError, ValueError) as error:
+  """The architecture of the arrays, which config.json must describe."""
+  for name, (default, known) in FIXED.items():
+    if fields.get(name, default) not in known:
+      raise UnreadableError(
+        f"{str(folder / 'config.json')!r} says {name} {fields[name]!r}; this library's "
+        f"T5 knows {', '.join(map(repr, known))}."
+      )
+  distance = fields.get("relative_attention_max_distance", 128)
+  if type(distance) is not int:
     raise UnreadableError(
-      f"{str(folder)!r} describes no T5 that this library knows: {error}."
-    ) from error
+      f"{str(folder)!r}: relative_attention_max_distance is {distance!r}."
+    )
+  shapes = {name: lazy.shape for name, lazy in arrays.items()}
+  config = config_of(shapes, str(folder), distance)
+  layers = fields.get("num_layers")
+  stated = {
+    "d_model": config.emb_dim,
+    "num_heads": config.num_heads,
+    "d_kv": config.head_dim,
+    "d_ff": config.mlp_dim,
+    "num_layers": config.num_encoder_layers,
+    "num_decoder_layers": config.num_decoder_layers,
+    "relative_attention_num_buckets": config.relative_buckets,
+  }
+  absent = {"num_decoder_layers": layers, "relative_attention_num_buckets": 32}
+  differ = [
+    f"{name}: {fields.get(name)!r} in config.json, {ours} in the weights"
+    for name, ours in stated.items()
+    if (fields.get(name) or absent.get(name)) != ours
+  ]
+  gated = fields.get("feed_forward_proj", "relu") != "relu"
+  if gated != (len(config.mlp_activations) > 1):
+    differ.append(f"feed_forward_proj: {fields.get('feed_forward_proj', 'relu')!r}")
+  if differ:
+    raise UnreadableError(
+      f"config.json and weights of {str(folder)!r} are not of one T5: "
+      f"{'; '.join(differ)}. Copy both from the same model."
+    )
+  return config
 
 
-def _vocabulary(folder: pathlib.Path, config: T5Config) -> str | None:
-  for name in ("spiece.model", "sentencepiece.model"):
-    if (folder / name).is_file():
-      return str(folder / name)
+def _vocabulary(folder: Any, config: T5Config) -> str | None:
   tokenizer = folder / "tokenizer_config.json"
-  kind = _json(tokenizer).get("tokenizer_class") if tokenizer.is_file() else None
-  return "bytes" if kind == "ByT5Tokenizer" or config.vocab_size == 384 else None
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError) as error:
-    raise UnreadableError(f"{str(path)!r} cannot be read: {error}.") from error
-  if not isinstance(found, dict):
-    raise UnreadableError(f"{str(path)!r} holds {type(found).__name__}, not an object.")
-  return found
-
-
-def _tensors(folder: pathlib.Path) -> dict[str, Lazy]:
-  if (folder / INDEX).is_file():
-    places = _json(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict):
-      raise UnreadableError(f"{str(folder / INDEX)!r} has no `weight_map`.")
-    shards = sorted({str(shard) for shard in places.values()})
-  elif (folder / SINGLE).is_file():
-    places, shards = None, [SINGLE]
-  else:
-    pickled = sorted(path.name for path in folder.glob("*.bin"))
-    also = f" (its {pickled} are pickles; save it again as safetensors)"
-    raise UnreadableError(
-      f"{str(folder)!r} holds neither {SINGLE} nor {INDEX}{also if pickled else ''}."
-    )
-  found: dict[str, Lazy] = {}
-  for shard in shards:
-    path = folder / shard
-    if pathlib.PurePath(shard).name != shard or not path.is_file():
-      raise UnreadableError(f"The shard {shard!r} of {str(folder)!r} is missing.")
-    for name, shape in _header(path).items():
-      found[name] = Lazy(shape, _reader(path, name))
-  missing = sorted(set(places or ()) - set(found))
-  if missing:
-    raise UnreadableError(
-      f"{str(folder)!r} lacks weights that its index names: {', '.join(missing[:8])}."
-    )
-  return found
-
-
-def _header(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
-  try:
-    with safe_open(str(path), framework="flax") as file:
-      return {
-        name: tuple(file.get_slice(name).get_shape())
-        for name in file.keys()  # noqa: SIM118  no mapping
-      }
-  except Exception as error:  # the reader has an exception type of its own
-    raise UnreadableError(f"{str(path)!r} is damaged: {error}.") from error
-
-
-def _reader(path: pathlib.Path, name: str) -> Any:
-  def read() -> np.ndarray:
-    try:
-      with safe_open(str(path), framework="flax") as file:
-        return np.asarray(file.get_tensor(name))
-    except Exception as error:
-      raise UnreadableError(f"{str(path)!r} is damaged at {name}: {error}.") from error
-
-  return read
-
-
-def _transposed(lazy: Lazy) -> Lazy:
-  return Lazy(lazy.shape[::-1], lambda: np.ascontiguousarray(lazy.read().T))
-
-
-def names_there(config: T5Config) -> dict[str, tuple[str, bool]]:
-  """T5X name -> (Hugging Face name, whether to transpose), for every weight."""
-  found = {}
-  for side, depth in (
-    ("encoder", config.num_encoder_layers),
-    ("decoder", config.num_decoder_layers),
-  ):
-    names = [f"{side}.final_layer_norm.weight"]
-    names.append(f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
-    weights = (
-      ("wi_0", "wi_1", "wo") if len(config.mlp_activations) > 1 else ("wi", "wo")
-    )
-    for layer in range(depth):
-      for (stack, number, part), ours in SUBLAYERS.items():
-        if stack != side:
-          continue
-        start = f"{side}.block.{layer}.layer.{number}"
-        names.append(f"{start}.layer_norm.weight")
-        for weight in weights if ours == "mlp" else ATTENTION:
-          names.append(f"{start}.{part}.{weight}.weight")
-    for name in names:
-      ours, transposed = name_here(name)
-      found[ours] = (name, transposed)
-  found["token_embedder/embedding"] = ("shared.weight", False)
-  if not config.logits_via_embedding:
-    found["decoder/logits_dense/kernel"] = ("lm_head.weight", True)
-  return found
+  if tokenizer.is_file():
+    kind = places.read_json(tokenizer).get("tokenizer_class")
+    if kind == "ByT5Tokenizer":
+      return "bytes"
+  return places.vocabulary(folder, config.vocab_size)
 
 
 def write(
@@ -262,32 +191,41 @@ def write(
   params: Any,
   vocabulary: str | pathlib.Path | None = None,
   dtype: Any = None,
+  shard_bytes: int = 5 << 30,
 ) -> None:
-  """Writes a folder that transformers' `T5ForConditionalGeneration` loads.
+  """Writes config.json and safetensors that transformers loads.
 
   Args:
     folder: replaced if it exists; whole or not at all.
     backbone: architecture. params: its weights, scanned or not.
     vocabulary: SentencePiece file to put beside them as spiece.model.
     dtype: cast the weights (loses precision where it is narrower), None to keep theirs.
+    shard_bytes: of one file at most, but for a single larger array; larger models are
+      sharded, and one shard at a time is held in this format.
   """
   config = dataclasses.replace(backbone.config, scan_layers=False)
-  names = names_there(config)
-  weights = {}
-  for ours, value in flatten(unstack_layers(params)).items():
-    theirs, transposed = names[ours]
-    value = np.asarray(value) if dtype is None else np.asarray(value).astype(dtype)
-    weights[theirs] = np.ascontiguousarray(value.T) if transposed else value
-  kinds = {str(value.dtype) for value in weights.values()}
+  weights, names = {}, names_there(config)
+  for ours, leaf in unrolled(params).items():
+    theirs, turned = names[ours]
+    kept = leaf.dtype if dtype is None else np.dtype(dtype)
+    shape = leaf.shape[::-1] if turned else leaf.shape
+    weights[theirs] = shards.Out(shape, kept, _maker(leaf, turned, kept))
+  kinds = {weight.dtype.name for weight in weights.values()}
   with whole_folder(folder) as aside:
-    text = json.dumps(
-      _fields(config, kinds.pop() if len(kinds) == 1 else None), indent=2
-    )
-    (aside / "config.json").write_text(text + "\n", encoding="utf-8")
-    metadata = {"format": "pt"}
-    safetensors_numpy.save_file(weights, str(aside / SINGLE), metadata=metadata)
+    fields = _fields(config, kinds.pop() if len(kinds) == 1 else None)
+    text = json.dumps(fields, indent=2) + "\n"
+    (aside / "config.json").write_text(text, encoding="utf-8")
+    shards.save(aside, weights, shard_bytes)
     if vocabulary is not None:
-      shutil.copyfile(vocabulary, aside / "spiece.model")
+      (aside / "spiece.model").write_bytes(places.find(str(vocabulary)).read_bytes())
+
+
+def _maker(leaf: Leaf, turned: bool, dtype: Any) -> Callable[[], np.ndarray]:
+  def make() -> np.ndarray:
+    value = np.asarray(leaf.read()).astype(dtype, copy=False)
+    return np.ascontiguousarray(value.T if turned else value)
+
+  return make
 
 
 def _fields(config: T5Config, dtype: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax
 
 from prompt_tuning.backbones.t5 import files
 from prompt_tuning.data import vocabularies
-from prompt_tuning.interop import huggingface, source, t5x
+from prompt_tuning.interop import huggingface, lazy, own, places, source, t5x
 
 MINI = pathlib.Path(__file__).resolve().parent.parent / "demo" / "mini"
+# Rows beyond the ids: to a multiple of 128, and 100 or 125 sentinels.
+PADDING = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +42,20 @@ def load(
   backbone: Any = None,
   vocabulary: Any = None,
   seed: int = 0,
+  shardings: Any = None,
+  weights_dtype: Any = None,
 ) -> Loaded:
   """Loads weights, or draws them where `path` is None.
 
   Args:
-    path: "mini", a folder that this library saved, a Hugging Face folder, or a T5X
-      checkpoint (its folder, its step's folder, or the file `checkpoint`); None for
-      random weights.
+    path: "mini", a folder that this library saved, a Hugging Face folder, a T5X
+      checkpoint (its folder, its step's folder, or the file `checkpoint`), local or
+      remote (gs://...), or `owner/name` of the Hugging Face Hub; None for random
+      weights.
     backbone: architecture that the folder must have, with switches to apply.
     vocabulary: SeqIO vocabulary; None takes spiece.model from the folder.
     seed: of random weights.
+    shardings, weights_dtype: see `shardings` and `dtype` of `source.load`.
 
   Raises:
     ValueError: if something is missing or does not fit.
@@ -59,40 +66,52 @@ def load(
         "`INITIAL_CHECKPOINT_PATH` is None, so `BACKBONE` and `VOCABULARY` must be "
         "bound: include a file of gin/backbones/ and bind a vocabulary."
       )
+    check_vocabulary(backbone.spec.vocabulary, vocabulary, "random", math.inf)
     params = backbone.init(jax.random.key(seed))
-    return checked(Loaded(backbone, params, vocabulary, "random"))
-  folder = MINI if path == "mini" else pathlib.Path(path)
-  foreign = open_foreign(folder, backbone)
-  if foreign is None:
-    found, params = files.load(folder, backbone)
-    beside = folder / files.VOCABULARY
-    where = str(beside) if beside.is_file() else None
-  else:
-    found, params = source.load(foreign, backbone)
-    where = foreign.vocabulary
+    return Loaded(backbone, params, vocabulary, "random")
+  opened = open_source(MINI if path == "mini" else places.find(path), backbone)
+  rows = opened.config.vocab_size
   if vocabulary is None:
-    if where is None:
+    if opened.vocabulary is None:
       raise ValueError(
-        f"{str(folder)!r} holds no {files.VOCABULARY}; bind `VOCABULARY` to "
+        f"{str(opened.path)!r} holds no {files.VOCABULARY}; bind `VOCABULARY` to "
         "@vocabularies.sentencepiece() with its path."
       )
-    vocabulary = (
-      vocabularies.byte() if where == "bytes" else vocabularies.sentencepiece(where)
-    )
-  where = None if where == "bytes" else where
-  return checked(Loaded(found, params, vocabulary, path, where))
+    vocabulary = beside(opened.vocabulary, rows)
+  # Before gigabytes are read.
+  check_vocabulary(rows, vocabulary, path)
+  found, params = source.load(opened, backbone, shardings, weights_dtype)
+  where = None if opened.vocabulary == "bytes" else opened.vocabulary
+  return Loaded(found, params, vocabulary, path, where)
 
 
-def open_foreign(folder: pathlib.Path, backbone: Any = None) -> source.Source | None:
-  """A T5X checkpoint or a Hugging Face folder, or None for what is neither.
+def open_source(place: Any, backbone: Any = None) -> source.Source:
+  """Recognises a backbone on disk; no weights are read.
 
   Args:
-    folder: see `load`.
+    place: `pathlib.Path` or `epath.Path`.
     backbone: bound architecture; it says what a T5X checkpoint does not.
+
+  Raises:
+    ValueError: if it is none, or damaged.
   """
-  if huggingface.recognises(folder):
-    return huggingface.open_source(folder)
-  step = t5x.find(folder)
+  with lazy.readable(place):
+    foreign = open_foreign(place, backbone)
+    if foreign is not None:
+      return foreign
+    if own.recognises(place):
+      return own.open_source(place)
+    raise ValueError(f"`INITIAL_CHECKPOINT_PATH` is {str(place)!r}, {_instead(place)}")
+
+
+def open_foreign(place: Any, backbone: Any = None) -> source.Source | None:
+  """A T5X checkpoint or a Hugging Face folder, or None for what is neither.
+
+  Arguments are those of `open_source`.
+  """
+  if huggingface.recognises(place):
+    return huggingface.open_source(place)
+  step = t5x.find(place)
   if step is None:
     return None
   if backbone is None:
@@ -100,12 +119,58 @@ def open_foreign(folder: pathlib.Path, backbone: Any = None) -> source.Source | 
   return t5x.open_source(step, backbone.config.relative_max_distance)
 
 
-def checked(loaded: Loaded) -> Loaded:
-  """Refuses a vocabulary with more ids than the backbone has rows."""
-  rows, ids = loaded.backbone.spec.vocabulary, loaded.vocabulary.vocab_size
-  if ids > rows:
-    raise ValueError(
-      f"The vocabulary has {ids} ids, but the backbone {loaded.name!r} has {rows} "
-      "rows: it is another backbone's vocabulary."
+def _instead(place: Any) -> str:
+  """What a path is that is no backbone."""
+  fix = (
+    "Give a folder that this library saved, a Hugging Face folder, a T5X checkpoint, "
+    "owner/name of the Hugging Face Hub, or 'mini'."
+  )
+  if not place.exists():
+    return f"which does not exist: no config.json, no checkpoint. {fix}"
+  if not place.is_dir():
+    return f"a file, not a folder with a config.json. {fix}"
+  if (place / "adapter_config.json").is_file() or (place / "card.json").is_file():
+    return "which is a prompt: give it as `PROMPT_DIR`, or to `load_prompt`."
+  if t5x.is_mesh_tensorflow(place) or any(place.glob("*.ckpt-*.index")):
+    return (
+      "which is a checkpoint of Mesh TensorFlow. T5X reads those: load it there, and "
+      "save it again."
     )
-  return loaded
+  if "tmp" in place.name or any("tmp" in path.name for path in place.iterdir()):
+    return f"which holds no config.json, only what a write left unfinished. {fix}"
+  return f"which holds no config.json and no checkpoint. {fix}"
+
+
+def beside(where: str, rows: int) -> Any:
+  """The vocabulary beside the weights; its file may count the sentinels already."""
+  if where == "bytes":
+    return vocabularies.byte()
+  found = vocabularies.sentencepiece(where)
+  plain = vocabularies.sentencepiece(where, extra_ids=0)
+  try:
+    return plain if plain.vocab_size <= rows < found.vocab_size else found
+  except Exception as error:  # sentencepiece raises RuntimeError, TensorFlow its own
+    raise source.UnreadableError(
+      f"{where!r} is no SentencePiece model: {error}."
+    ) from error
+
+
+def check_vocabulary(
+  rows: int, vocabulary: Any, name: str, padding: float = PADDING
+) -> None:
+  """Refuses a vocabulary that is another backbone's.
+
+  Args:
+    rows: of the token table. vocabulary: SeqIO's. name: of the backbone.
+    padding: rows without an id that are understood, as 32128 rows for 32100 ids.
+
+  Raises:
+    ValueError: if there are more ids than rows, or far fewer.
+  """
+  ids = vocabulary.vocab_size
+  if ids > rows or ids < rows - padding:
+    raise ValueError(
+      f"The vocabulary has {ids} ids, but the backbone {name!r} has {rows} rows: it is "
+      "another backbone's vocabulary. Bind `VOCABULARY` to its own, with `extra_ids` "
+      "if its sentinels are counted otherwise."
+    )

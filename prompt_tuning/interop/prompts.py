@@ -5,6 +5,7 @@ input; that is what `.npy` files, T5X's prompt branch and PEFT's prompt tuning h
 Keys and values of the decoder's layers are what PEFT's prefix tuning holds.
 """
 
+import math
 import pathlib
 from typing import Any
 
@@ -66,9 +67,23 @@ def read_numpy(path: pathlib.Path) -> np.ndarray:
       if file.read(len(_NUMPY)) != _NUMPY:
         raise ValueError("it is no array of numpy")
       file.seek(0)
+      _check_length(file)
       return checked(np.load(file, allow_pickle=False), str(path))
   except (OSError, EOFError, ValueError) as error:
     raise UnreadableError(f"{str(path)!r} holds no prompt: {error}.") from error
+
+
+def _check_length(file: Any) -> None:
+  """Refuses a header that claims more than the file holds; goes back to the start."""
+  form = np.lib.format
+  first = form.read_magic(file) == (1, 0)
+  read_header = form.read_array_header_1_0 if first else form.read_array_header_2_0
+  shape, _, dtype = read_header(file)
+  start = file.tell()
+  claimed, there = math.prod(shape) * dtype.itemsize, file.seek(0, 2) - start
+  if not dtype.hasobject and claimed > there:
+    raise ValueError(f"its header claims {claimed:,} bytes, and {there:,} follow")
+  file.seek(0)
 
 
 def _product(kind: str, path: pathlib.Path, tables: Tables) -> Product:

@@ -1,34 +1,27 @@
 """A backbone on disk, whatever its format: T5X's names, shapes, and lazy reading."""
 
 import dataclasses
-import pathlib
+import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from prompt_tuning.backbones.t5 import files
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.backbones.t5.stacking import stack_layers
 from prompt_tuning.core.trainable import flatten, unflatten
+from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError, stacked
 
-
-class UnreadableError(ValueError):
-  """A file is damaged, incomplete, or not what it says it is."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Lazy:
-  """An array that has not been read.
-
-  Attributes:
-    shape: of the array. read: gives it.
-  """
-
-  shape: tuple[int, ...]
-  read: Callable[[], np.ndarray]
+Shardings = Mapping[str, jax.sharding.Sharding]
+_SCANNED = re.compile(r"(encoder|decoder)/layers/(.+)")
+_FIRST_LAYER = re.compile(r"(encoder|decoder)/layers_0/(.+)")
+# No axis of a T5 is longer.
+_LARGEST = 1 << 31
+# What weights may be stored as; all but the last are kept as they are.
+_FLOATS = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Source:
   step: training step of the checkpoint, if it says.
   """
 
-  path: pathlib.Path
+  path: Any
   config: T5Config
   arrays: Mapping[str, Lazy]
   prompts: Mapping[str, Lazy] = dataclasses.field(default_factory=dict)
@@ -49,31 +42,126 @@ class Source:
   step: int | None = None
 
 
-def load(source: Source, expected: T5 | None = None) -> tuple[T5, Any]:
-  """(backbone, weights); each array is read once, and only one is held twice.
+def load(
+  source: Source,
+  expected: T5 | None = None,
+  shardings: Shardings | Callable[[T5], Shardings] | None = None,
+  dtype: Any = None,
+) -> tuple[T5, Any]:
+  """(backbone, weights); each array is read once, straight into its place.
+
+  The host holds what it keeps and, at most, one array more: layers are stacked, kernels
+  transposed and numbers cast while they are read, large arrays first.
 
   Args:
     source: where from.
     expected: architecture bound elsewhere, which must be the source's; its switches
-      (dropout, dtype, scan, remat) apply.
+      (dropout, dtypes, scan, remat) apply.
+    shardings: name in the backbone's own tree (`encoder/layers/...` where layers are
+      scanned) -> where the array shall live, or a function of the backbone that gives
+      them. Each process then reads the slices of its own devices. Names left out, and
+      all for None, go to the default device.
+    dtype: to keep the weights in, such as "bfloat16", which rounds to 8 bits; None
+      for `T5Config.weights_dtype` of `expected`. Where that is None too, the stored
+      ones are kept, but for float16, which T5 1.1 overflows in and which is widened to
+      float32.
 
   Raises:
-    ValueError: if the architecture differs, or if weights are missing, unknown or of
-      another shape (all are named).
+    ValueError: if the architecture differs, or if weights are missing, unknown, of
+      another shape, or no floating-point numbers (all are named).
   """
   backbone = files.fitting(source.config, expected, str(source.path))
-  unrolled = T5(dataclasses.replace(backbone.config, scan_layers=False))
-  files.check_names(flatten(unrolled.shapes()), dict(source.arrays), str(source.path))
-  params = unflatten({name: _read(lazy) for name, lazy in source.arrays.items()})
-  if backbone.config.scan_layers:
-    params = stack_layers(params, backbone.config)
-  return backbone, params
+  dtype = backbone.config.weights_dtype if dtype is None else dtype
+  shapes = _shapes(source.config)
+  files.check_names(shapes, dict(source.arrays), str(source.path))
+  _check_types(source, dtype)
+  arrays = _in_tree(source, backbone.config)
+  places = shardings(backbone) if callable(shardings) else shardings or {}
+  unknown = sorted(set(places) - set(arrays))
+  if unknown:
+    raise ValueError(
+      f"`shardings` names no weights of this backbone: {', '.join(unknown[:8])}."
+    )
+  found = {}
+  # Memory that a reader needs for a while is largest when the least is kept.
+  for name in sorted(arrays, key=lambda name: -_bytes(arrays[name])):
+    found[name] = _placed(arrays[name], places.get(name), dtype)
+  return backbone, unflatten({name: found[name] for name in arrays})
 
 
-def _read(lazy: Lazy) -> Any:
-  value = lazy.read()
-  # T5 1.1 overflows when it computes in float16.
-  return jnp.asarray(value, jnp.float32 if value.dtype == np.float16 else None)
+def _in_tree(source: Source, config: T5Config) -> dict[str, Lazy]:
+  """Arrays under the names of the backbone's own tree."""
+  if not config.scan_layers:
+    return dict(source.arrays)
+  found = {}
+  for name, lazy in source.arrays.items():
+    layer = _FIRST_LAYER.fullmatch(name)
+    if layer:
+      side, rest = layer.groups()
+      depth = getattr(config, f"num_{side}_layers")
+      layers = [source.arrays[f"{side}/layers_{i}/{rest}"] for i in range(depth)]
+      found[f"{side}/layers/{rest}"] = stacked(layers)
+    elif "/layers_" not in name:
+      found[name] = lazy
+  return found
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(config: T5Config) -> dict[str, jax.ShapeDtypeStruct]:
+  """Unrolled name -> shape; scanned layers are traced once, however many there are.
+
+  Args:
+    config: as files state it, without switches.
+  """
+  found = {}
+  scanned = dataclasses.replace(config, scan_layers=True)
+  for name, leaf in flatten(T5(scanned).shapes()).items():
+    match = _SCANNED.fullmatch(name)
+    if match is None:
+      found[name] = leaf
+      continue
+    for layer in range(leaf.shape[0]):
+      one = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+      found[f"{match.group(1)}/layers_{layer}/{match.group(2)}"] = one
+  return found
+
+
+def _check_types(source: Source, dtype: Any) -> None:
+  known = _FLOATS if dtype is None else (*_FLOATS, "float64")
+  wrong = [
+    f"{name} {lazy.dtype}"
+    for name, lazy in sorted(source.arrays.items())
+    if lazy.dtype.name not in known
+  ]
+  if wrong:
+    raise UnreadableError(
+      f"{str(source.path)!r} holds weights that are not {', '.join(known)}: "
+      f"{', '.join(wrong[:8])}. Quantised weights cannot be read; float64 can, if you "
+      "say which `dtype` to round them to."
+    )
+
+
+def _bytes(lazy: Lazy) -> int:
+  return int(np.prod(lazy.shape, dtype=np.int64)) * lazy.dtype.itemsize
+
+
+def _placed(lazy: Lazy, sharding: jax.sharding.Sharding | None, dtype: Any) -> Any:
+  if dtype is None:
+    dtype = np.float32 if lazy.dtype == np.float16 else lazy.dtype
+  if sharding is None:
+    return jax.block_until_ready(jax.device_put(lazy.read(dtype=dtype)))
+  pieces: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
+
+  def piece(index: Index) -> np.ndarray:
+    # Devices that hold copies of one slice share its reading.
+    key = tuple((part.start, part.stop) for part in index)
+    if key not in pieces:
+      pieces[key] = lazy.read(index, dtype)
+    return pieces[key]
+
+  return jax.block_until_ready(
+    jax.make_array_from_callback(lazy.shape, sharding, piece, np.dtype(dtype))
+  )
 
 
 def config_of(
@@ -91,7 +179,7 @@ def config_of(
       raise UnreadableError(
         f"{where!r} is no T5: {name} is "
         f"{'missing' if found is None else f'of shape {found}'}. Known are T5 1.0, "
-        "1.1, mT5, Flan and ByT5 with layers_0, layers_1 and so on."
+        "1.1, mT5, Flan and ByT5, with an encoder and a decoder."
       )
     return found
 
@@ -110,16 +198,24 @@ def config_of(
     names = {n.removeprefix(start).split("/")[0] for n in shapes if n.startswith(start)}
     return len(names)
 
-  return T5Config(
-    vocab_size=vocab_size,
-    emb_dim=emb_dim,
-    num_heads=num_heads,
-    head_dim=joined // num_heads,
-    mlp_dim=mlp[1],
-    num_encoder_layers=depth("encoder"),
-    num_decoder_layers=depth("decoder"),
-    mlp_activations=("gelu", "linear") if gated else ("relu",),
-    logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
-    relative_buckets=buckets,
-    relative_max_distance=max_distance,
-  )
+  if type(max_distance) is not int or max(vocab_size, *mlp, buckets) > _LARGEST:
+    raise UnreadableError(
+      f"{where!r} is no T5: a table [{vocab_size} {emb_dim}], a kernel {mlp}, "
+      f"{buckets} buckets up to a distance of {max_distance!r}."
+    )
+  try:
+    return T5Config(
+      vocab_size=vocab_size,
+      emb_dim=emb_dim,
+      num_heads=num_heads,
+      head_dim=joined // num_heads,
+      mlp_dim=mlp[1],
+      num_encoder_layers=depth("encoder"),
+      num_decoder_layers=depth("decoder"),
+      mlp_activations=("gelu", "linear") if gated else ("relu",),
+      logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
+      relative_buckets=buckets,
+      relative_max_distance=max_distance,
+    )
+  except ValueError as error:
+    raise UnreadableError(f"{where!r} is no T5: {error}") from error

@@ -1,18 +1,15 @@
 """T5X checkpoints, legacy (msgpack and zarr) and Orbax, read and written.
 
 Only what stands under `target/` is read; the optimiser's state is left where it is.
-Arrays are read through tensorstore one at a time; the msgpack file of the legacy
-format, which may hold small arrays in place, is parsed with its extension types spelled
-out here, so that nothing in a file is executed.
+Both formats keep float32 and bfloat16 bit for bit. What a checkpoint says of drivers
+and folders is of the machine that wrote it, and is not followed.
 """
 
-import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
@@ -20,28 +17,32 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from prompt_tuning.backbones.t5.backbone import T5
-from prompt_tuning.backbones.t5.stacking import unstack_layers
+from prompt_tuning.backbones.t5.stacking import unrolled
 from prompt_tuning.core.files import whole_folder
-from prompt_tuning.core.trainable import flatten, unflatten
-from prompt_tuning.interop.source import Lazy, Source, UnreadableError, config_of
+from prompt_tuning.core.trainable import unflatten
+from prompt_tuning.interop import msgpack_places, places, stores, t5x_names
+from prompt_tuning.interop.lazy import (
+  Lazy,
+  UnreadableError,
+  in_file,
+  joined,
+  open_bytes,
+  viewed,
+)
+from prompt_tuning.interop.source import Source, config_of
 
 STEP = re.compile(r"checkpoint_(\d+)")
 VERSION = 3
-# Names of the backbone's own branches; what else is under `target/` is a prompt.
-_OWN = re.compile(
-  r"token_embedder/embedding|decoder/logits_dense/kernel|"
-  r"(encoder|decoder)/(relpos_bias/rel_embedding|\w+_norm/scale|"
-  r"layers_\d+/(\w*attention/(query|key|value|out)|mlp/(wi|wi_0|wi_1|wo))/kernel|"
-  r"layers_\d+/pre_\w+_layer_norm/scale)"
-)
 _CHUNKED = "__msgpack_chunked_array__"
+# Extension types of Flax: arrays, and numpy scalars, which are arrays of no axes.
+_ARRAYS = (1, 3)
 
 
-def find(path: pathlib.Path) -> pathlib.Path | None:
+def find(path: Any) -> Any:
   """The step's folder that a path means, or None if it is no T5X checkpoint.
 
   Takes the model's folder (its largest step), `checkpoint_<step>`, or the file
-  `checkpoint` in it.
+  `checkpoint` in it; `pathlib.Path` or `epath.Path`.
   """
   if path.name == "checkpoint" and path.is_file():
     path = path.parent
@@ -54,18 +55,23 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
   return path if _is_step(path) else None
 
 
-def _is_step(folder: pathlib.Path) -> bool:
+def _is_step(folder: Any) -> bool:
   if (folder / "state" / "_METADATA").is_file() or (folder / "_METADATA").is_file():
     return True
+  return (folder / "checkpoint").is_file() and not is_mesh_tensorflow(folder)
+
+
+def is_mesh_tensorflow(folder: Any) -> bool:
+  """Whether a folder is a TensorFlow checkpoint, as the first T5 was released in."""
   file = folder / "checkpoint"
-  if not file.is_file():
-    return False
-  with file.open("rb") as opened:
-    return not opened.read(21).startswith(b"model_checkpoint_path")
+  if file.is_file():
+    with open_bytes(file) as opened:
+      return opened.read(21) == b"model_checkpoint_path"
+  return False
 
 
-def open_source(folder: pathlib.Path, max_distance: int = 128) -> Source:
-  """Reads the tree of a step's folder; no zarr array is read.
+def open_source(folder: Any, max_distance: int = 128) -> Source:
+  """Reads the tree of a step's folder; no weights.
 
   Args:
     folder: of `find`. max_distance: of the position bias, which no file states.
@@ -76,179 +82,136 @@ def open_source(folder: pathlib.Path, max_distance: int = 128) -> Source:
   state = folder / "state" if (folder / "state").is_dir() else folder
   orbax = (state / "_METADATA").is_file()
   leaves, step = _orbax(state) if orbax else _legacy(folder)
-  target = {
-    name.removeprefix("target/"): leaf
-    for name, leaf in leaves.items()
-    if name.startswith("target/")
-  }
-  arrays = {name: leaf for name, leaf in target.items() if _OWN.fullmatch(name)}
+  target = t5x_names.plain(leaves, str(folder))
+  arrays = {n: leaf for n, leaf in target.items() if t5x_names.OWN.fullmatch(n)}
   prompts = {name: leaf for name, leaf in target.items() if name not in arrays}
   shapes = {name: leaf.shape for name, leaf in arrays.items()}
   config = config_of(shapes, str(folder), max_distance)
-  vocabulary = "bytes" if config.vocab_size == 384 else None
+  vocabulary = places.vocabulary(folder, config.vocab_size)
+  if vocabulary in (None, "bytes"):
+    vocabulary = places.vocabulary(folder.parent, config.vocab_size)
   return Source(folder, config, arrays, prompts, vocabulary, step)
 
 
-def _legacy(folder: pathlib.Path) -> tuple[dict[str, Lazy], int | None]:
+def _legacy(folder: Any) -> tuple[dict[str, Lazy], int | None]:
   file = folder / "checkpoint"
   try:
-    tree = msgpack.unpackb(
-      file.read_bytes(), ext_hook=_extension, raw=False, strict_map_key=False
-    )
+    with open_bytes(file) as opened:
+      leaves, zarrs, step, version = _parsed(file, opened)
   except UnreadableError as error:
     raise UnreadableError(f"{str(file)!r} is damaged: {error}") from error
-  except Exception as error:  # msgpack has a dozen, some without a common base
-    raise UnreadableError(f"{str(file)!r} is no msgpack: {error}.") from error
+  stored = [folder / f"target.{name.replace('/', '.')}" for name in zarrs]
+  found = stores.arrays({repr(str(place)): stores.url(place) for place in stored})
+  leaves |= dict(zip(zarrs, found.values(), strict=True))
+  if version == 2:
+    leaves = {name: _as_bfloat16(leaf) for name, leaf in leaves.items()}
+  return leaves, _step(step)
+
+
+def _parsed(file: Any, opened: Any) -> tuple[dict[str, Lazy], list[str], Any, int]:
+  """(arrays in place, names of zarr folders, step, version) of the msgpack file."""
+  tree = msgpack_places.places(opened)
   if not isinstance(tree, dict) or not isinstance(tree.get("optimizer"), dict):
-    raise UnreadableError(f"{str(file)!r} holds no `optimizer`: no T5X checkpoint.")
+    raise UnreadableError("it holds no `optimizer`, so it is no T5X checkpoint.")
   version = tree.get("version", 0)
   if version not in (2, 3):
-    raise UnreadableError(
-      f"{str(file)!r} is of version {version!r}; versions 2 and 3 can be read."
-    )
-  optimizer = tree["optimizer"]
+    raise UnreadableError(f"version {version!r}; versions 2 and 3 can be read.")
   leaves: dict[str, Lazy] = {}
+  zarrs: list[str] = []
 
-  def visit(path: str, node: Any) -> None:
-    if isinstance(node, dict) and "driver" in node and "metadata" in node:
-      leaves[path] = _zarr_in(folder, path, node)
+  def visit(name: str, node: Any) -> None:
+    if isinstance(node, msgpack_places.Span):
+      leaves[name] = _in_place(file, opened, node)
+    elif isinstance(node, dict) and "driver" in node and "metadata" in node:
+      zarrs.append(name)
     elif isinstance(node, dict) and node.get(_CHUNKED):
-      leaves[path] = _in_place(_joined(node, path))
+      leaves[name] = _chunks(file, opened, node, name)
     elif isinstance(node, dict):
-      for name, child in node.items():
-        visit(f"{path}/{name}", child)
-    elif isinstance(node, np.ndarray):
-      leaves[path] = _in_place(node, version)
+      for key, child in node.items():
+        visit(f"{name}/{key}" if name else str(key), child)
 
-  visit("target", optimizer.get("target"))
-  state = optimizer.get("state")
+  visit("", tree["optimizer"].get("target"))
+  state = tree["optimizer"].get("state")
   step = state.get("step") if isinstance(state, dict) else None
-  return leaves, None if not np.isscalar(step) and not _scalar(step) else int(step)
+  if isinstance(step, msgpack_places.Span):
+    step = _in_place(file, opened, step)
+  return leaves, zarrs, step, version
 
 
-def _scalar(value: Any) -> bool:
-  return isinstance(value, np.ndarray) and value.size == 1
+def _step(value: Any) -> int | None:
+  if isinstance(value, Lazy):
+    whole = value.shape in ((), (1,)) and np.issubdtype(value.dtype, np.integer)
+    return int(value.read().reshape(())) if whole else None
+  return value if isinstance(value, int) else None
 
 
-def _extension(code: int, data: bytes) -> Any:
-  if code == 2:
-    real, imaginary = msgpack.unpackb(data)
-    return complex(real, imaginary)
-  if code not in (1, 3):
-    raise UnreadableError(f"unknown extension type {code}.")
-  shape, dtype, raw = msgpack.unpackb(data, raw=True)
+def _in_place(file: Any, opened: Any, span: msgpack_places.Span) -> Lazy:
+  """An array that stands in the msgpack file: [shape, dtype, bytes]."""
+  found = msgpack_places.places(opened, span.start, span.start + span.length)
+  if span.code not in _ARRAYS or not isinstance(found, list) or len(found) != 3:
+    raise UnreadableError(f"an extension of type {span.code} is no array.")
+  shape, name, data = found
   try:
-    kind = jnp.dtype(dtype.decode() if isinstance(dtype, bytes) else dtype)
-    if kind.hasobject:
-      raise UnreadableError("an array of objects.")
-    return np.frombuffer(raw, kind).reshape(tuple(int(size) for size in shape))
-  except (TypeError, ValueError) as error:
-    raise UnreadableError(
-      f"an array of {dtype!r}, shape {shape!r}: {error}."
-    ) from error
+    dtype = np.dtype(jnp.dtype(name))
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    fits = all(type(s) is int and s >= 0 for s in shape) and size == data.length
+  except (AttributeError, TypeError, ValueError) as error:
+    raise UnreadableError(f"an array of {name!r}, shape {shape!r}: {error}.") from error
+  if not fits or dtype.hasobject:
+    raise UnreadableError(f"an array of {name!r}, shape {shape!r}, is not all there.")
+  return in_file(file, data.start, tuple(shape), dtype)
 
 
-def _joined(node: Mapping[str, Any], path: str) -> np.ndarray:
+def _chunks(file: Any, opened: Any, node: Mapping[str, Any], name: str) -> Lazy:
+  """An array above a gibibyte, which Flax stores as flat pieces."""
   try:
-    numbers = [node["chunks"][str(i)] for i in range(len(node["chunks"]))]
-    shape = [node["shape"][str(i)] for i in range(len(node["shape"]))]
-    return np.concatenate(numbers).reshape([int(size) for size in shape])
-  except (KeyError, TypeError, ValueError) as error:
-    raise UnreadableError(f"The chunks of {path} do not fit: {error}.") from error
+    count, rank = len(node["chunks"]), len(node["shape"])
+    parts = [_in_place(file, opened, node["chunks"][str(i)]) for i in range(count)]
+    shape = tuple(node["shape"][str(i)] for i in range(rank))
+    sizes = [size for (size,) in (part.shape for part in parts)]
+    if sum(sizes) != np.prod(shape, dtype=object) or min(shape, default=1) < 0:
+      raise ValueError(f"{sizes} numbers do not make an array {shape}")
+    if len({part.dtype for part in parts}) != 1:
+      raise ValueError("they are of several types")
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UnreadableError(f"the chunks of {name} do not fit: {error}.") from error
+  return joined(parts, shape)
 
 
-def _in_place(value: np.ndarray, version: int = VERSION) -> Lazy:
-  if version == 2 and value.dtype == np.uint16:
-    value = value.view(jnp.bfloat16)
-  return Lazy(value.shape, lambda: np.array(value))
+def _as_bfloat16(lazy: Lazy) -> Lazy:
+  # Version 2 had no name for this type.
+  return viewed(lazy, jnp.bfloat16) if lazy.dtype == np.uint16 else lazy
 
 
-def _zarr_in(folder: pathlib.Path, path: str, node: Mapping[str, Any]) -> Lazy:
-  # What the file says of drivers and places is of the machine that wrote it.
-  where = folder / path.replace("/", ".")
-  header = where / ".zarray"
-  try:
-    stated = json.loads(header.read_text())
-    shape = tuple(int(size) for size in stated["shape"])
-    chunks = tuple(int(size) for size in stated["chunks"])
-    if (
-      len(shape) != len(chunks)
-      or min(chunks, default=1) < 1
-      or min(shape, default=0) < 0
-    ):
-      raise ValueError(f"shape {shape} and chunks {chunks}")
-  except (OSError, KeyError, TypeError, ValueError) as error:
-    raise UnreadableError(f"{str(header)!r} cannot be read: {error}.") from error
-
-  def read() -> np.ndarray:
-    counts = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
-    for place in np.ndindex(*counts):
-      chunk = where / (".".join(map(str, place)) or "0")
-      if not chunk.is_file():
-        raise UnreadableError(f"The chunk {str(chunk)!r} is missing.")
-    return _read({"driver": "file", "path": f"{where}/"}, str(where), shape)
-
-  return Lazy(shape, read)
-
-
-def _orbax(state: pathlib.Path) -> tuple[dict[str, Lazy], int | None]:
+def _orbax(state: Any) -> tuple[dict[str, Lazy], int | None]:
   file = state / "_METADATA"
+  fields = places.read_json(file)
   try:
-    entries = json.loads(file.read_text())["tree_metadata"]
+    entries = fields["tree_metadata"]
     names = [
       tuple(str(key["key"]) for key in entry["key_metadata"])
       for entry in entries.values()
       if entry["value_metadata"].get("value_type") not in (None, "None")
     ]
-  except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-    raise UnreadableError(f"{str(file)!r} cannot be read: {error}.") from error
-  leaves = {}
-  for name in names:
-    if name[:1] != ("target",):
-      continue
-    spec = _orbax_store(state, ".".join(name))
-    where = f"{state}: {'.'.join(name)}"
-    shape = tuple(_opened(spec, where).shape)
-    leaves["/".join(name)] = Lazy(shape, _reader(spec, where, shape))
-  step = None
-  if ("state", "step") in names:
-    spec = _orbax_store(state, "state.step")
-    step = int(_read(spec, f"{state}: state.step", ()))
-  return leaves, step
-
-
-def _orbax_store(state: pathlib.Path, name: str) -> dict[str, Any]:
-  if (state / "manifest.ocdbt").is_file():
-    base = f"file://{state.absolute()}/"
-    return {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-  return {"driver": "file", "path": f"{state.absolute() / name}/"}
-
-
-def _reader(spec: Any, where: str, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
-  return lambda: _read(spec, where, shape)
-
-
-def _opened(kvstore: Any, where: str) -> Any:
-  try:
-    return ts.open(
-      {"driver": "zarr", "kvstore": kvstore}, read=True, open=True
-    ).result()
-  except Exception as error:  # tensorstore raises ValueError, OSError, RuntimeError
-    raise UnreadableError(f"{where!r} cannot be opened: {_first(error)}.") from error
-
-
-def _read(kvstore: Any, where: str, shape: tuple[int, ...]) -> np.ndarray:
-  array = _opened(kvstore, where)
-  if tuple(array.shape) != shape:
-    raise UnreadableError(f"{where!r} has shape {tuple(array.shape)}, not {shape}.")
-  try:
-    return np.asarray(array.read().result())
-  except Exception as error:
-    raise UnreadableError(f"{where!r} is damaged: {_first(error)}.") from error
-
-
-def _first(error: Exception) -> str:
-  return str(error).split(" [")[0].splitlines()[0][:300]
+    if any("/" in part for name in names for part in name):
+      raise ValueError("a name with a slash")
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    raise UnreadableError(f"{str(file)!r} cannot be read: {error!r}.") from error
+  inside = (state / "manifest.ocdbt").is_file()
+  wanted = [n for n in names if n[:1] == ("target",) or n == ("state", "step")]
+  kept = {}
+  for name in wanted:
+    place = ".".join(name)
+    if inside:
+      store = {"driver": "ocdbt", "base": stores.url(state), "path": f"{place}/"}
+    else:
+      store = stores.url(state / place)
+    kept[f"{str(state)!r}: {place}"] = store
+  driver = "zarr3" if fields.get("use_zarr3") is True else "zarr"
+  found = zip(wanted, stores.arrays(kept, driver).values(), strict=True)
+  leaves = {"/".join(name): leaf for name, leaf in found}
+  step = _step(leaves.pop("state/step", None))
+  return {name.removeprefix("target/"): leaf for name, leaf in leaves.items()}, step
 
 
 def write_legacy(
@@ -264,12 +227,11 @@ def write_legacy(
   Returns:
     The folder of the step.
   """
-  flat = flatten(unstack_layers(params))
   place = pathlib.Path(folder) / f"checkpoint_{step}"
   tree: dict[str, Any] = {}
   with whole_folder(place) as aside:
-    for name, value in flat.items():
-      value = np.asarray(value)
+    for name, leaf in unrolled(params).items():
+      value = np.asarray(leaf.read())
       where = f"target.{name.replace('/', '.')}"
       metadata = _metadata(value)
       _write({"driver": "file", "path": f"{aside / where}/"}, metadata, value)
@@ -295,7 +257,8 @@ def write_orbax(
 
   Arguments and result are those of `write_legacy`.
   """
-  weights = jax.tree.map(np.asarray, unflatten(flatten(unstack_layers(params))))
+  leaves = unrolled(params).items()
+  weights = unflatten({name: np.asarray(leaf.read()) for name, leaf in leaves})
   state = {"step": np.int32(step), "param_states": {}}
   options = ocp.CheckpointManagerOptions(step_prefix="checkpoint", create=True)
   place = pathlib.Path(folder).absolute()

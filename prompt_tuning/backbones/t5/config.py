@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 REMAT_POLICIES = ("none", "full", "dots")
+SWITCHES = ("dropout_rate", "dtype", "weights_dtype", "scan_layers", "remat_policy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,8 @@ class T5Config:
       are then scaled by H^-0.5.
     dropout_rate: used in training only.
     dtype: of activations; weights keep their own.
+    weights_dtype: to cast weights to when they are read, such as "bfloat16"; None keeps
+      the stored ones.
     scan_layers: one stacked `layers` branch instead of `layers_0`, `layers_1` ...
     remat_policy: "none", "full" (keep block inputs only) or "dots" (keep products).
     relative_buckets, relative_max_distance: of the position bias.
@@ -42,10 +45,13 @@ class T5Config:
   remat_policy: str = "none"
   relative_buckets: int = 32
   relative_max_distance: int = 128
+  weights_dtype: Any = None
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
     object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
+    if self.weights_dtype is not None:
+      object.__setattr__(self, "weights_dtype", jnp.dtype(self.weights_dtype).name)
     for name in (
       "vocab_size",
       "emb_dim",
@@ -59,6 +65,15 @@ class T5Config:
         raise ValueError(
           f"`T5Config.{name}` must be at least 1, got {getattr(self, name)}."
         )
+    if self.relative_buckets < 4:
+      raise ValueError(
+        f"`T5Config.relative_buckets` must be at least 4, got {self.relative_buckets}."
+      )
+    if self.relative_max_distance <= self.relative_buckets // 2:
+      raise ValueError(
+        "`T5Config.relative_max_distance` must be more than half of the "
+        f"{self.relative_buckets} buckets, got {self.relative_max_distance}."
+      )
     if self.remat_policy not in REMAT_POLICIES:
       raise ValueError(
         f"`T5Config.remat_policy` must be one of {REMAT_POLICIES}, got "
@@ -78,6 +93,6 @@ class T5Config:
   def to_json(self) -> dict[str, Any]:
     """The architecture alone: what must match for weights to fit."""
     fields = dataclasses.asdict(self)
-    for switch in ("dropout_rate", "dtype", "scan_layers", "remat_policy"):
+    for switch in SWITCHES:
       del fields[switch]
     return {**fields, "mlp_activations": list(self.mlp_activations)}

@@ -1,6 +1,7 @@
 """This library's own folder of a T5: config.json, model.safetensors, spiece.model.
 
-Tensors carry T5X's names, joined by "/". Safetensors holds no code.
+Tensors carry T5X's names, joined by "/". Safetensors holds no code. `interop.own` reads
+these folders, as lazily as those of other libraries.
 """
 
 import dataclasses
@@ -13,13 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from safetensors import flax as safetensors_flax
 
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.backbones.t5.stacking import stack_layers, unstack_layers
+from prompt_tuning.backbones.t5.stacking import unrolled, unstack_layers
 from prompt_tuning.core.files import whole_folder
-from prompt_tuning.core.trainable import flatten, unflatten
+from prompt_tuning.core.trainable import flatten
 
 FORMAT = "prompt_tuning/t5"
 VOCABULARY = "spiece.model"
@@ -50,56 +52,6 @@ def save(
     safetensors_flax.save_file(weights, str(aside / "model.safetensors"))
     if vocabulary is not None:
       shutil.copyfile(vocabulary, aside / VOCABULARY)
-
-
-def read_config(folder: str | pathlib.Path) -> T5Config:
-  """The architecture stated in a folder.
-
-  Raises:
-    ValueError: if it is not a folder of this format.
-  """
-  path = pathlib.Path(folder) / "config.json"
-  if not path.is_file():
-    raise ValueError(
-      f"`INITIAL_CHECKPOINT_PATH` is {str(folder)!r}, which holds no config.json. Give "
-      "the folder of a backbone that this library saved, or 'mini'."
-    )
-  fields = json.loads(path.read_text())
-  if fields.pop("format", None) != FORMAT:
-    raise ValueError(
-      f'{str(path)!r} does not say "format": "{FORMAT}", so it is not a folder '
-      "that this library saved."
-    )
-  return T5Config(**fields)
-
-
-def load(
-  folder: str | pathlib.Path,
-  expected: T5 | None = None,
-  dtype: Any = None,
-) -> tuple[T5, Any]:
-  """(backbone, weights) of a folder.
-
-  Args:
-    folder: as `save` wrote it.
-    expected: architecture bound elsewhere; must be the folder's, while its switches
-      (dropout, dtype, scan, remat) apply.
-    dtype: cast the weights, or None to keep them as stored.
-
-  Raises:
-    ValueError: if the architecture differs, or if weights are missing, unknown or of
-      another shape (all are named).
-  """
-  backbone = fitting(read_config(folder), expected, str(folder))
-  flat = safetensors_flax.load_file(str(pathlib.Path(folder) / "model.safetensors"))
-  unrolled = T5(dataclasses.replace(backbone.config, scan_layers=False))
-  check_names(flatten(unrolled.shapes()), flat, str(folder))
-  if dtype is not None:
-    flat = {name: jnp.asarray(value, dtype) for name, value in flat.items()}
-  params = unflatten(flat)
-  if backbone.config.scan_layers:
-    params = stack_layers(params, backbone.config)
-  return backbone, params
 
 
 def fitting(config: T5Config, expected: T5 | None, where: str) -> T5:
@@ -156,8 +108,8 @@ def fingerprint(params: Any) -> str:
   in bfloat16 and the same weights held in float32 agree.
   """
   digest = hashlib.sha256()
-  for name, value in flatten(unstack_layers(params)).items():
-    value = jax.device_get(value).astype(jnp.bfloat16)
+  for name, leaf in unrolled(params).items():
+    value = np.asarray(jax.device_get(leaf.read())).astype(jnp.bfloat16)
     digest.update(f"{name}{value.shape}".encode())
-    digest.update(value.tobytes())
+    digest.update(np.ascontiguousarray(value).view(np.uint16))
   return digest.hexdigest()[:16]

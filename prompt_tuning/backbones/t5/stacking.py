@@ -3,6 +3,7 @@
 Checkpoints hold the first; a config with `scan_layers` wants the second.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.core.trainable import flatten
 
 Params = Any
 
@@ -57,6 +59,43 @@ def unstack_layers(params: Params) -> Params:
     name: _unstack(branch) if name in ("encoder", "decoder") else branch
     for name, branch in params.items()
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """An array of an unrolled T5 that may still lie in its stack.
+
+  Attributes:
+    held: the array, or the stack of it. layer: its place there, None for no stack.
+  """
+
+  held: Any
+  layer: int | None = None
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.held.shape if self.layer is None else self.held.shape[1:]
+
+  @property
+  def dtype(self) -> Any:
+    return self.held.dtype
+
+  def read(self) -> Any:
+    """The array itself; only now it is cut out."""
+    return self.held if self.layer is None else self.held[self.layer]
+
+
+def unrolled(params: Params) -> dict[str, Leaf]:
+  """Unrolled name -> array, as `unstack_layers` names them; nothing is copied."""
+  found = {}
+  for name, value in flatten(params).items():
+    side, _, rest = name.partition("/layers/")
+    if rest and side in ("encoder", "decoder"):
+      layers = range(value.shape[0])
+      found |= {f"{side}/layers_{i}/{rest}": Leaf(value, i) for i in layers}
+    else:
+      found[name] = Leaf(value)
+  return dict(sorted(found.items()))
 
 
 def _split(branch: Params) -> tuple[dict[int, Params], Params]:

@@ -1,0 +1,62 @@
+"""Where a backbone lies: a folder here, a remote one, or one of Hugging Face's Hub."""
+
+import json
+import pathlib
+from typing import Any
+
+from etils import epath
+
+from prompt_tuning.interop import hub
+from prompt_tuning.interop.lazy import UnreadableError, is_remote, readable
+
+VOCABULARIES = ("spiece.model", "sentencepiece.model")
+BYTE_ROWS = 384
+
+
+def find(path: str) -> Any:
+  """The folder or file that a path means, as `pathlib.Path` or `epath.Path`.
+
+  Args:
+    path: local; remote, such as gs://bucket/model; or `owner/name` of the Hub, where
+      nothing of that name is here, with `@revision` behind it if wanted.
+
+  Raises:
+    ValueError: if it is a Hub id that cannot be had.
+  """
+  if is_remote(path):
+    try:
+      return epath.Path(path)
+    except KeyError as error:
+      raise UnreadableError(
+        f"{path!r} is of a kind that is not known; gs://, s3:// and local paths are."
+      ) from error
+  place = pathlib.Path(path)
+  if place.exists() or not hub.is_id(path):
+    return place
+  return hub.snapshot(path)
+
+
+def vocabulary(folder: Any, rows: int) -> str | None:
+  """The SentencePiece file in a folder, "bytes" for ByT5's number of rows, or None."""
+  for name in VOCABULARIES:
+    if (folder / name).is_file():
+      return str(folder / name)
+  return "bytes" if rows == BYTE_ROWS else None
+
+
+def read_json(path: Any) -> dict[str, Any]:
+  """The object in a JSON file.
+
+  Raises:
+    UnreadableError: if there is none.
+  """
+  try:
+    with readable(path):
+      found = json.loads(path.read_text(encoding="utf-8"))
+  except UnreadableError:
+    raise
+  except (ValueError, RecursionError) as error:
+    raise UnreadableError(f"{str(path)!r} cannot be read: {error}.") from error
+  if not isinstance(found, dict):
+    raise UnreadableError(f"{str(path)!r} holds {type(found).__name__}, not an object.")
+  return found

@@ -1,0 +1,83 @@
+"""Arrays of T5X checkpoints: zarr, plain or inside OCDBT, through tensorstore.
+
+tensorstore reads only the chunks that a slice touches, and speaks gs:// itself.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError
+
+# From so many chunks on, they are counted before they are read.
+_MANY_CHUNKS = 4096
+
+
+def url(path: Any) -> str:
+  """How tensorstore names a folder, local (`pathlib`) or remote (`epath`)."""
+  text = str(path)
+  return f"{text if '://' in text else f'file://{path.absolute()}'}/"
+
+
+def arrays(folders: Mapping[str, Any], driver: str = "zarr") -> dict[str, Lazy]:
+  """Name -> array, of zarr folders; their metadata are read at once.
+
+  Args:
+    folders: name -> key-value store of tensorstore.
+    driver: "zarr", or "zarr3".
+
+  Raises:
+    UnreadableError: naming the first that cannot be opened.
+  """
+  started = {
+    name: ts.open(
+      {"driver": driver, "kvstore": store, "fill_missing_data_reads": False},
+      read=True,
+      open=True,
+    )
+    for name, store in folders.items()
+  }
+  return {name: _lazy(name, opening) for name, opening in started.items()}
+
+
+def _lazy(name: str, opening: Any) -> Lazy:
+  try:
+    array = opening.result()
+    shape, dtype = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
+  except Exception as error:  # tensorstore raises ValueError, OSError, RuntimeError
+    raise UnreadableError(f"{name} cannot be opened: {first_line(error)}.") from error
+
+  def into(target: np.ndarray, index: Index) -> None:
+    try:
+      _check_chunks(array)
+      if target.dtype == dtype:
+        ts.array(target)[...].write(array[index]).result()
+      else:
+        target[...] = array[index].read().result()
+    except UnreadableError:
+      raise
+    except Exception as error:
+      raise UnreadableError(f"{name} is damaged: {first_line(error)}.") from error
+
+  return Lazy(shape, dtype, into)
+
+
+def _check_chunks(array: Any) -> None:
+  """Refuses an array that claims far more chunks than there are."""
+  # An array of no axes has no chunk shape.
+  chunk = array.chunk_layout.read_chunk.shape or ()
+  counts = [-(-size // part) for size, part in zip(array.shape, chunk, strict=True)]
+  if math.prod(counts) > _MANY_CHUNKS:
+    stored = len(array.kvstore.list().result())
+    if stored < math.prod(counts):
+      raise UnreadableError(
+        f"{array.kvstore.url} claims {math.prod(counts):,} chunks and has {stored:,}."
+      )
+
+
+def first_line(error: Exception) -> str:
+  """tensorstore's own words, without its trail of source files."""
+  return str(error).split(" [")[0].splitlines()[0][:300]
