@@ -5,7 +5,8 @@
   python -m prompt_tuning.export --to=t5x --prompt=runs/x/prompt --output=model
   python -m prompt_tuning.export --to=huggingface --checkpoint=mini --output=model
 
-`huggingface` writes a backbone, and `t5x` a backbone with the prompt in its branch;
+`huggingface` writes a backbone, and `t5x` (`t5x_orbax` for the newer of its formats) a
+backbone with the prompt in its branch, or without `--prompt` the backbone alone.
 `--checkpoint` names another backbone than the one in the prompt's card.
 """
 
@@ -13,10 +14,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from prompt_tuning.interop import huggingface, prompts
+from prompt_tuning.interop import huggingface, prompts, t5x
 from prompt_tuning.interop.load import load
 
-FORMATS = ("numpy", "peft", "t5x", "huggingface")
+T5X = {"t5x": t5x.write_legacy, "t5x_orbax": t5x.write_orbax}
+FORMATS = ("numpy", "peft", *T5X, "huggingface")
 
 
 def export(
@@ -34,10 +36,13 @@ def export(
   """
   if to not in FORMATS:
     raise ValueError(f"`to` must be one of {FORMATS}, got {to!r}.")
-  if to == "huggingface":
+  if to == "huggingface" or (to in T5X and prompt is None):
     if checkpoint is None:
       raise ValueError("`checkpoint` is missing; give the backbone to write.")
     loaded = load(checkpoint)
+    if to in T5X:
+      T5X[to](output, loaded.backbone, loaded.params)
+      return
     huggingface.write(output, loaded.backbone, loaded.params, loaded.vocabulary_path)
     return
   if prompt is None:
@@ -54,7 +59,7 @@ def export(
       raise ValueError("The prompt names no backbone; give `checkpoint`.")
     loaded = load(name)
     made.check(loaded.fingerprint, loaded.backbone.spec.width)
-    prompts.write_t5x(output, made, loaded.backbone, loaded.params)
+    prompts.write_t5x(output, made, loaded.backbone, loaded.params, T5X[to])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
