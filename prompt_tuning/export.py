@@ -8,7 +8,8 @@
     --output=artifact --platforms=cpu,cuda,tpu --labels negative positive
   python -m prompt_tuning.export --to=savedmodel --prompt=runs/x/prompt --output=model
 
-`huggingface` writes a backbone, and `t5x` a backbone with the prompt in its branch;
+`huggingface` writes a backbone, and `t5x` (`t5x_orbax` for the newer of its formats) a
+backbone with the prompt in its branch, or without `--prompt` the backbone alone;
 `stablehlo` (which `interop.serving` loads) and `savedmodel` write backbone and prompt,
 whatever its kind, as programs that answer. `--checkpoint` names another backbone than
 the one in the prompt's card.
@@ -27,11 +28,13 @@ from prompt_tuning.interop import (
   savedmodel,
   serving_export,
   serving_programs,
+  t5x,
 )
 from prompt_tuning.interop.load import load
 
+T5X = {"t5x": t5x.write_legacy, "t5x_orbax": t5x.write_orbax}
 SERVING = {"stablehlo": serving_export.write, "savedmodel": savedmodel.write}
-FORMATS = ("numpy", "peft", "t5x", "huggingface", *SERVING)
+FORMATS = ("numpy", "peft", *T5X, "huggingface", *SERVING)
 
 
 def export(
@@ -60,10 +63,13 @@ def export(
   if to not in SERVING and (settings or dtype):
     given = sorted([*settings, *(["dtype"] if dtype else [])])
     raise ValueError(f"{given} belong to {list(SERVING)}, not to {to!r}.")
-  if to == "huggingface":
+  if to == "huggingface" or (to in T5X and prompt is None):
     if checkpoint is None:
       raise ValueError("`checkpoint` is missing; give the backbone to write.")
     loaded = load(checkpoint)
+    if to in T5X:
+      T5X[to](output, loaded.backbone, loaded.params)
+      return
     huggingface.write(output, loaded.backbone, loaded.params, loaded.vocabulary_path)
     return
   if prompt is None:
@@ -74,11 +80,11 @@ def export(
     prompts.write_numpy(output, made)
   elif to == "peft":
     prompts.write_peft(output, made, checkpoint)
-  elif to == "t5x":
+  elif to in T5X:
     prompts.fold(made)
     loaded = load(_backbone(made, checkpoint))
     made.check(loaded.fingerprint, loaded.backbone.spec.width)
-    prompts.write_t5x(output, made, loaded.backbone, loaded.params)
+    prompts.write_t5x(output, made, loaded.backbone, loaded.params, T5X[to])
   else:
     loaded = api.load_model(_backbone(made, checkpoint), dtype).loaded
     ready = answer.session(loaded, made)

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 import tensorstore as ts
 from etils import epath
+from etils.epath import gpath
 from etils.epath import testing as epath_testing
 
 from prompt_tuning.backbones.t5 import files
@@ -152,7 +153,7 @@ def bucket(tmp_path, monkeypatch):
   root = tmp_path / "bucket"
   root.mkdir()
   # Otherwise epath goes round what it mocks; the file type stays TensorFlow's.
-  monkeypatch.setenv("EPATH_USE_TF", "false")
+  monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
 
   def local(path):
     return str(path).replace("gs://bucket", str(root))

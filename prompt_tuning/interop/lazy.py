@@ -7,6 +7,7 @@ transposing, stacking and casting happen on the way in.
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -78,6 +79,9 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   """Memory for an array, aligned as JAX likes it."""
   size = math.prod(shape) * dtype.itemsize
   try:
+    if size > _memory():
+      # Linux would promise it, and end the process when it is used.
+      raise MemoryError
     raw = np.empty(size + _ALIGN, np.uint8)
   except (MemoryError, OverflowError, ValueError) as error:
     raise UnreadableError(
@@ -85,6 +89,14 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     ) from error
   start = -raw.ctypes.data % _ALIGN
   return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _memory() -> float:
+  """Bytes of this machine, where it says."""
+  try:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  except (AttributeError, OSError, ValueError):
+    return math.inf
 
 
 def assign(target: np.ndarray, block: np.ndarray) -> None:

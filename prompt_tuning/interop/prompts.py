@@ -7,6 +7,7 @@ Keys and values of the decoder's layers are what PEFT's prefix tuning holds.
 
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -186,15 +187,20 @@ def write_numpy(path: str | pathlib.Path, prompt: Product) -> None:
 
 
 def write_t5x(
-  folder: str | pathlib.Path, prompt: Product, backbone: Any, params: Any
+  folder: str | pathlib.Path,
+  prompt: Product,
+  backbone: Any,
+  params: Any,
+  write: Callable[..., pathlib.Path] = t5x.write_legacy,
 ) -> pathlib.Path:
-  """Writes backbone and prompt as a legacy T5X checkpoint; returns the step's folder.
+  """Writes backbone and prompt as a T5X checkpoint; returns the step's folder.
 
   Args:
     folder: of the model. prompt: see `fold`.
     backbone, params: what the prompt was trained on.
+    write: `t5x.write_legacy` or `t5x.write_orbax`.
   """
   vectors_PH = fold(prompt)
   branch = {"prompt": {"prompt": {"prompt": vectors_PH}}}
   tree = {**params, "encoder": {**params["encoder"], **branch}}
-  return t5x.write_legacy(folder, backbone, tree, int(prompt.card.get("step", 0)))
+  return write(folder, backbone, tree, int(prompt.card.get("step", 0)))

@@ -4,6 +4,7 @@ tensorstore reads only the chunks that a slice touches, and speaks gs:// itself.
 """
 
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError
 
 # From so many chunks on, they are counted before they are read.
 _MANY_CHUNKS = 4096
+# Of numbers that are all the same: gzip reaches 1032, others some ten thousand.
+_BEST_COMPRESSION = 100_000
 
 
 def url(path: Any) -> str:
@@ -52,32 +55,43 @@ def _lazy(name: str, opening: Any) -> Lazy:
 
   def into(target: np.ndarray, index: Index) -> None:
     try:
-      _check_chunks(array)
+      _check_claims(array)
       if target.dtype == dtype:
         ts.array(target)[...].write(array[index]).result()
       else:
         target[...] = array[index].read().result()
-    except UnreadableError:
-      raise
     except Exception as error:
       raise UnreadableError(f"{name} is damaged: {first_line(error)}.") from error
 
   return Lazy(shape, dtype, into)
 
 
-def _check_chunks(array: Any) -> None:
-  """Refuses an array that claims far more chunks than there are."""
+def _check_claims(array: Any) -> None:
+  """Refuses metadata that promise more than is stored.
+
+  tensorstore would make room for it first, and end the process where there is none.
+  """
   # An array of no axes has no chunk shape.
   chunk = array.chunk_layout.read_chunk.shape or ()
+  if any(part > size for part, size in zip(chunk, array.shape, strict=True)):
+    raise ValueError(f"chunks {tuple(chunk)} of an array {tuple(array.shape)}")
   counts = [-(-size // part) for size, part in zip(array.shape, chunk, strict=True)]
   if math.prod(counts) > _MANY_CHUNKS:
     stored = len(array.kvstore.list().result())
     if stored < math.prod(counts):
-      raise UnreadableError(
-        f"{array.kvstore.url} claims {math.prod(counts):,} chunks and has {stored:,}."
+      raise ValueError(
+        f"{math.prod(counts):,} chunks are claimed, {stored:,} are there"
       )
+  store = array.kvstore.spec().to_json()
+  if store["driver"] == "file":
+    files = pathlib.Path(store["path"]).iterdir()
+    stored = sum(file.stat().st_size for file in files if file.is_file())
+    claimed = math.prod(array.shape) * array.dtype.numpy_dtype.itemsize
+    if claimed > stored * _BEST_COMPRESSION:
+      raise ValueError(f"{claimed:,} bytes are claimed, {stored:,} are stored")
 
 
 def first_line(error: Exception) -> str:
   """tensorstore's own words, without its trail of source files."""
-  return str(error).split(" [")[0].splitlines()[0][:300]
+  lines = str(error).split(" [")[0].splitlines()
+  return lines[0][:300] if lines else type(error).__name__

@@ -61,8 +61,8 @@ def _tensors(path: Any) -> dict[str, Lazy]:
   header.pop("__metadata__", None)
   start, found, spans = 8 + length, {}, []
   for name, entry in header.items():
-    shape, dtype = _shape(entry["shape"], name), _type(entry["dtype"], name)
-    begin, end = (int(place) for place in entry["data_offsets"])
+    shape, dtype = _sizes(entry["shape"], name), _type(entry["dtype"], name)
+    begin, end = _sizes(entry["data_offsets"], name)
     if end - begin != math.prod(shape) * dtype.itemsize:
       raise ValueError(f"{name} {shape} does not take {end - begin} bytes")
     spans.append((begin, end))
@@ -71,9 +71,9 @@ def _tensors(path: Any) -> dict[str, Lazy]:
   return found
 
 
-def _shape(stated: Any, name: str) -> tuple[int, ...]:
+def _sizes(stated: Any, name: str) -> tuple[int, ...]:
   if not all(type(size) is int and size >= 0 for size in stated):
-    raise ValueError(f"{name} has the shape {stated}")
+    raise ValueError(f"{name} has the shape or place {stated}")
   return tuple(stated)
 
 
