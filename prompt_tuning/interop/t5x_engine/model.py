@@ -1,0 +1,196 @@
+"""A backbone and a prompt as a model of upstream T5X.
+
+T5X's trainer, evaluator and checkpoints see parameters in T5X's tree, see
+`interop.t5x_engine.tree`; losses and predictions are those of our own engine.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import seqio
+from clu import metrics as clu_metrics
+from flax.core import freeze
+from t5x import metrics as t5x_metrics
+from t5x import models
+
+from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.features import Layout
+from prompt_tuning.engine import decode, fit
+from prompt_tuning.engine import score as scoring
+from prompt_tuning.interop.t5x_engine import start, tree
+from prompt_tuning.interop.t5x_engine.features import VirtualPositions
+from prompt_tuning.interop.t5x_engine.optimizer import BranchOptimizer
+from prompt_tuning.outputs import choice
+
+Params = Any
+Batch = Mapping[str, jax.Array]
+
+
+class PromptModel(models.BaseTransformerModel):
+  """What T5X trains, evaluates and asks for predictions.
+
+  Args:
+    backbone: architecture (`BACKBONE`); None reads it from `initial_checkpoint`.
+    prompt: `core.prompt.Prompt` or `Together`; None for the bare backbone.
+    vocabulary: SeqIO vocabulary of the backbone, and of the task.
+    task_feature_lengths: {"inputs": T, "targets": U} without reserved positions.
+    objective: see `objectives/`. optimizer: `engine.optimizer.Optimizer`.
+    trainable: branches that train.
+    output: how predictions are made (`outputs/`), or None for losses and scores alone.
+    labels: of the task, for rank choice. prompt_place: see `data.features`.
+    initial_checkpoint: T5X checkpoint whose token table prompts may start from; None
+      where the backbone itself starts at random.
+    seed: of the prompt.
+
+  Raises:
+    ValueError: for what T5X cannot run.
+  """
+
+  def __init__(
+    self,
+    backbone: Any,
+    prompt: Any,
+    vocabulary: seqio.Vocabulary,
+    task_feature_lengths: Mapping[str, int],
+    objective: Any,
+    optimizer: Any,
+    trainable: Sequence[str],
+    output: Any = None,
+    labels: Sequence[str] | None = None,
+    prompt_place: str = "front",
+    initial_checkpoint: str | None = None,
+    seed: int = 0,
+  ) -> None:
+    backbone = backbone or start.architecture(initial_checkpoint)
+    start.check(backbone, prompt, output, labels)
+    super().__init__(
+      backbone.module(),
+      vocabulary,
+      vocabulary,
+      BranchOptimizer(optimizer, trainable, prompt),
+    )
+    self.prompted, self.vocabulary = PromptedModel(backbone, prompt), vocabulary
+    self.objective, self.trainable = objective, tuple(trainable)
+    self.output, self.labels = output, labels
+    self.initial_checkpoint, self.seed = initial_checkpoint, seed
+    self.drops = backbone.config.dropout_rate > 0 or fit.drops(prompt)
+    lengths = self.prompted.lengths
+    layout = Layout(
+      task_feature_lengths["inputs"],
+      task_feature_lengths["targets"],
+      lengths.get("encoder", 0),
+      lengths.get("decoder", 0),
+      prompt_place,
+      truncate=True,
+    )
+    self.FEATURE_CONVERTER_CLS = functools.partial(VirtualPositions, layout)
+
+  def get_initial_variables(
+    self, rng: Any, input_shapes: Any, input_types: Any = None
+  ) -> Any:
+    """Random weights, the prompt as it starts, and the axes of both.
+
+    The prompt is drawn by `seed`, not by `rng`: it is the one that our engine draws.
+    """
+    del input_shapes, input_types
+    prompt, backbone = self.prompted.prompt, self.prompted.backbone
+    params = {"backbone": backbone.init(_key(rng))}
+    shapes = self.prompted.prompt_shapes(params["backbone"])
+    if shapes:
+      table_VH = backbone.table(params["backbone"])
+      params["prompt"] = self._first_prompt(table_VH)
+    axes = tree.axes(backbone.logical_axes(), shapes, prompt)
+    return freeze({"params": tree.to_t5x(params, prompt), "params_axes": axes})
+
+  def _first_prompt(self, table_VH: Any) -> Params:
+    encode = functools.partial(vocabularies.encode, self.vocabulary)
+    if self.initial_checkpoint is None:
+      return start.draw(self.prompted, table_VH, encode, self.seed)
+    return self._restored_prompt
+
+  @functools.cached_property
+  def _restored_prompt(self) -> Params:
+    """The prompt on the table of the checkpoint, which T5X has yet to restore."""
+    encode = functools.partial(vocabularies.encode, self.vocabulary)
+    table_VH = start.table(self.initial_checkpoint)
+    with jax.ensure_compile_time_eval():
+      return jax.device_get(start.draw(self.prompted, table_VH, encode, self.seed))
+
+  def _ours(self, params: Params) -> Params:
+    return tree.from_t5x(params, self.prompted.prompt)
+
+  def _compute_logits(
+    self, params: Params, batch: Batch, dropout_rng: Any = None
+  ) -> jax.Array:
+    return self.prompted.logits(self._ours(params), batch, _key(dropout_rng))
+
+  def loss_fn(self, params: Params, batch: Batch, dropout_rng: Any) -> Any:
+    """(mean loss, metrics); frozen branches are cut off from the gradient."""
+    trains, frozen = branches.split(self._ours(params), self.trainable)
+    whole = branches.merge(trains, jax.tree.map(jax.lax.stop_gradient, frozen))
+    key = _key(dropout_rng) if self.drops else None
+    term = self.objective(self.prompted, whole, batch, key)
+    found = {"loss": (term.total, term.weight), **term.metrics}
+    metrics = {
+      name: clu_metrics.Average(total=total, count=weight)
+      for name, (total, weight) in found.items()
+    }
+    rows = jnp.float32(batch["targets"].shape[0])
+    rate = t5x_metrics.TimeRate.from_model_output(rows)
+    metrics["timing/seqs_per_second"] = rate
+    steps = t5x_metrics.StepsPerTime.from_model_output()
+    metrics["timing/steps_per_second"] = steps
+    return term.total / term.weight, metrics
+
+  def predict_batch_with_aux(
+    self, params: Params, batch: Batch, rng: Any = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Ids [B U] of the answers, and their log-probabilities [B] as `scores`.
+
+    For a choice the answer is the best label, and `scores` are as its rule counts them.
+    """
+    if self.output is None:
+      raise ValueError(
+        "T5X asks for predictions, but `OUTPUT` is None. Include a file of "
+        "gin/outputs/, such as gin/outputs/text_greedy.gin."
+      )
+    params = self._ours(params)
+    if isinstance(self.output, choice.Choice):
+      return self._choose(params, batch)
+    sampling = self.output.loop == "sample" and rng is not None
+    key = _key(rng) if sampling else None
+    ids, log_probs = decode.generate(self.prompted, params, batch, self.output, key)
+    if ids.ndim == 3:
+      ids, log_probs = ids[:, 0], log_probs[:, 0]
+    return ids, {"scores": log_probs}
+
+  def _choose(self, params: Params, batch: Batch) -> Any:
+    encode = functools.partial(vocabularies.encode, self.vocabulary)
+    ids_KU = choice.label_rows(self.labels, encode)
+    rule = self.output.normalize_by_length, self.output.chunk
+    scores_BK = scoring.choice_scores(self.prompted, params, batch, ids_KU, *rule)
+    best_B = scores_BK.argmax(1)
+    return jnp.asarray(ids_KU)[best_B], {"scores": scores_BK.max(1)}
+
+  def score_batch(
+    self, params: Params, batch: Batch, return_intermediates: bool = False
+  ) -> jax.Array:
+    """Log-probability of each row's targets [B]."""
+    if return_intermediates:
+      raise ValueError(
+        "`return_intermediates` is True, but a prompted model records none. Score "
+        "without it."
+      )
+    return scoring.score(self.prompted, self._ours(params), batch)
+
+
+def _key(rng: Any) -> Any:
+  """T5X passes keys of the old kind, plain numbers."""
+  if rng is None or jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+    return rng
+  return jax.random.wrap_key_data(rng)
