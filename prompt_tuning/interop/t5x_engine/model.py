@@ -43,9 +43,10 @@ class PromptModel(models.BaseTransformerModel):
     trainable: branches that train.
     output: how predictions are made (`outputs/`), or None for losses and scores alone.
     labels: of the task, for rank choice. prompt_place: see `data.features`.
-    initial_checkpoint: T5X checkpoint whose token table prompts may start from; None
-      where the backbone itself starts at random.
-    seed: of the prompt.
+    initial_checkpoint: T5X checkpoint that is restored; None for random weights.
+    fresh: whether the prompt starts anew, from the checkpoint's token table where it
+      starts from words; False where the checkpoint holds it.
+    seed: of a fresh prompt.
 
   Raises:
     ValueError: for what T5X cannot run.
@@ -64,6 +65,7 @@ class PromptModel(models.BaseTransformerModel):
     labels: Sequence[str] | None = None,
     prompt_place: str = "front",
     initial_checkpoint: str | None = None,
+    fresh: bool = True,
     seed: int = 0,
   ) -> None:
     backbone = backbone or start.architecture(initial_checkpoint)
@@ -77,7 +79,7 @@ class PromptModel(models.BaseTransformerModel):
     self.prompted, self.vocabulary = PromptedModel(backbone, prompt), vocabulary
     self.objective, self.trainable = objective, tuple(trainable)
     self.output, self.labels = output, labels
-    self.initial_checkpoint, self.seed = initial_checkpoint, seed
+    self.initial_checkpoint, self.fresh, self.seed = initial_checkpoint, fresh, seed
     self.drops = backbone.config.dropout_rate > 0 or fit.drops(prompt)
     lengths = self.prompted.lengths
     layout = Layout(
@@ -109,7 +111,7 @@ class PromptModel(models.BaseTransformerModel):
 
   def _first_prompt(self, table_VH: Any) -> Params:
     encode = functools.partial(vocabularies.encode, self.vocabulary)
-    if self.initial_checkpoint is None:
+    if self.initial_checkpoint is None or not self.fresh:
       return start.draw(self.prompted, table_VH, encode, self.seed)
     return self._restored_prompt
 
