@@ -66,8 +66,13 @@ setup(
     "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.8,<1"],
     "tpu": ["jax[tpu]>=0.7,<0.11"],
     "cuda": ["jax[cuda12]>=0.7,<0.11"],
-    # T5X itself is on no package index: install it from its repository beside these.
-    "t5x": [],
+    # What T5X, and airio and jestimator which it imports, need beyond the above. The
+    # three are on no package index: their repositories go on the path.
+    "t5x": [
+      "cached_property>=2,<3",
+      "fiddle>=0.3,<0.4",
+      "grain>=0.2.12,<0.3",
+    ],
     # Only for the scripts that make golden numbers; neither use nor tests need them.
     "oracles": ["torch>=2.4,<3", "transformers>=4.46,<6", "peft>=0.13,<1"],
     "docs": ["mkdocs>=1.6,<2"],

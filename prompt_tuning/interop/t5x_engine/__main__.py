@@ -5,5 +5,11 @@ python -m t5x.train --gin_search_paths="$(python -m prompt_tuning.interop.t5x_en
 
 from prompt_tuning.engine import config
 
+
+def folder() -> str:
+  """Where `gin/` lies: the checkout, or the installed package."""
+  return str(config.gin_folder().parent)
+
+
 if __name__ == "__main__":
-  print(config.gin_folder().parent)
+  print(folder())
