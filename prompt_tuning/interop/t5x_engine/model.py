@@ -110,18 +110,20 @@ class PromptModel(models.BaseTransformerModel):
     return freeze({"params": tree.to_t5x(params, prompt), "params_axes": axes})
 
   def _first_prompt(self, table_VH: Any) -> Params:
-    encode = functools.partial(vocabularies.encode, self.vocabulary)
     if self.initial_checkpoint is None or not self.fresh:
-      return start.draw(self.prompted, table_VH, encode, self.seed)
-    return self._restored_prompt
+      return start.draw(self.prompted, table_VH, self._encode, self.seed)
+    return self._prompt_on_checkpoint
 
   @functools.cached_property
-  def _restored_prompt(self) -> Params:
-    """The prompt on the table of the checkpoint, which T5X has yet to restore."""
-    encode = functools.partial(vocabularies.encode, self.vocabulary)
+  def _prompt_on_checkpoint(self) -> Params:
+    """The prompt on the checkpoint's table, which T5X has yet to restore."""
     table_VH = start.table(self.initial_checkpoint)
     with jax.ensure_compile_time_eval():
-      return jax.device_get(start.draw(self.prompted, table_VH, encode, self.seed))
+      drawn = start.draw(self.prompted, table_VH, self._encode, self.seed)
+    return jax.device_get(drawn)
+
+  def _encode(self, text: str) -> list[int]:
+    return vocabularies.encode(self.vocabulary, text)
 
   def _ours(self, params: Params) -> Params:
     return tree.from_t5x(params, self.prompted.prompt)
@@ -132,7 +134,10 @@ class PromptModel(models.BaseTransformerModel):
     return self.prompted.logits(self._ours(params), batch, _key(dropout_rng))
 
   def loss_fn(self, params: Params, batch: Batch, dropout_rng: Any) -> Any:
-    """(mean loss, metrics); frozen branches are cut off from the gradient."""
+    """(mean loss of a target token, metrics); no gradient reaches frozen branches.
+
+    T5X adds up the gradients of its microbatches, each a mean of its own.
+    """
     trains, frozen = branches.split(self._ours(params), self.trainable)
     whole = branches.merge(trains, jax.tree.map(jax.lax.stop_gradient, frozen))
     key = _key(dropout_rng) if self.drops else None
@@ -172,8 +177,7 @@ class PromptModel(models.BaseTransformerModel):
     return ids, {"scores": log_probs}
 
   def _choose(self, params: Params, batch: Batch) -> Any:
-    encode = functools.partial(vocabularies.encode, self.vocabulary)
-    ids_KU = choice.label_rows(self.labels, encode)
+    ids_KU = choice.label_rows(self.labels, self._encode)
     rule = self.output.normalize_by_length, self.output.chunk
     scores_BK = scoring.choice_scores(self.prompted, params, batch, ids_KU, *rule)
     best_B = scores_BK.argmax(1)
