@@ -1,7 +1,7 @@
 """Virtual positions for SeqIO pipelines that T5X runs, in TensorFlow's operations.
 
-What `data.features.PromptFeatureConverter` computes with NumPy is said here as a graph,
-so that an iterator's state can be saved and nothing waits for Python.
+What `data.converter.PromptFeatureConverter` computes with NumPy is said here as a
+graph, so that an iterator's state can be saved and nothing waits for Python.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from prompt_tuning.core.model import RESERVED_ID
-from prompt_tuning.data.features import PAD, Layout, PromptFeatureConverter
+from prompt_tuning.data.converter import PromptFeatureConverter
+from prompt_tuning.data.features import PAD, Layout
 from prompt_tuning.data.task import MARK
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import seqio
 from clu import metrics as clu_metrics
 from flax.core import freeze
 from t5x import metrics as t5x_metrics
@@ -37,7 +36,7 @@ class PromptModel(models.BaseTransformerModel):
   Args:
     backbone: architecture (`BACKBONE`); None reads it from `initial_checkpoint`.
     prompt: `core.prompt.Prompt` or `Together`; None for the bare backbone.
-    vocabulary: SeqIO vocabulary of the backbone, and of the task.
+    vocabulary: of the backbone and the task, ours or SeqIO's.
     task_feature_lengths: {"inputs": T, "targets": U} without reserved positions.
     objective: see `objectives/`. optimizer: `engine.optimizer.Optimizer`.
     trainable: branches that train.
@@ -56,7 +55,7 @@ class PromptModel(models.BaseTransformerModel):
     self,
     backbone: Any,
     prompt: Any,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Any,
     task_feature_lengths: Mapping[str, int],
     objective: Any,
     optimizer: Any,
@@ -70,12 +69,10 @@ class PromptModel(models.BaseTransformerModel):
   ) -> None:
     backbone = backbone or start.architecture(initial_checkpoint)
     start.check(backbone, prompt, output, labels)
-    super().__init__(
-      backbone.module(),
-      vocabulary,
-      vocabulary,
-      BranchOptimizer(optimizer, trainable, prompt),
-    )
+    optimizer_def = BranchOptimizer(optimizer, trainable, prompt)
+    # T5X compares it with the task's, which is SeqIO's own.
+    seqio_s = vocabularies.for_seqio(vocabulary)
+    super().__init__(backbone.module(), seqio_s, seqio_s, optimizer_def)
     self.prompted, self.vocabulary = PromptedModel(backbone, prompt), vocabulary
     self.objective, self.trainable = objective, tuple(trainable)
     self.output, self.labels = output, labels

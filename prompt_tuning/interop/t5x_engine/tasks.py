@@ -8,7 +8,7 @@ import seqio
 _MADE: dict[str, Any] = {}
 
 
-def registered(task: Any, vocabulary: seqio.Vocabulary) -> str:
+def registered(task: Any, vocabulary: Any) -> str:
   """The name under which SeqIO knows a task; registers it if need be.
 
   Args:
