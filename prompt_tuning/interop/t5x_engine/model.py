@@ -36,7 +36,7 @@ class PromptModel(models.BaseTransformerModel):
   Args:
     backbone: architecture (`BACKBONE`); None reads it from `initial_checkpoint`.
     prompt: `core.prompt.Prompt` or `Together`; None for the bare backbone.
-    vocabulary: of the backbone, and of the task.
+    vocabulary: of the backbone and the task, ours or SeqIO's.
     task_feature_lengths: {"inputs": T, "targets": U} without reserved positions.
     objective: see `objectives/`. optimizer: `engine.optimizer.Optimizer`.
     trainable: branches that train.
@@ -69,13 +69,10 @@ class PromptModel(models.BaseTransformerModel):
   ) -> None:
     backbone = backbone or start.architecture(initial_checkpoint)
     start.check(backbone, prompt, output, labels)
-    theirs = vocabularies.for_seqio(vocabulary)
-    super().__init__(
-      backbone.module(),
-      theirs,
-      theirs,
-      BranchOptimizer(optimizer, trainable, prompt),
-    )
+    optimizer_def = BranchOptimizer(optimizer, trainable, prompt)
+    # T5X compares it with the task's, which is SeqIO's own.
+    seqio_s = vocabularies.for_seqio(vocabulary)
+    super().__init__(backbone.module(), seqio_s, seqio_s, optimizer_def)
     self.prompted, self.vocabulary = PromptedModel(backbone, prompt), vocabulary
     self.objective, self.trainable = objective, tuple(trainable)
     self.output, self.labels = output, labels

@@ -34,7 +34,7 @@ def collect(
     checkpoint_path: what T5X wrote, see `start.checkpoint`. output_dir: to write.
     prompt, method, trainable, task, task_feature_lengths, backbone, prompt_place: as in
       the training run.
-    vocabulary: SeqIO vocabulary of the backbone.
+    vocabulary: of the backbone.
 
   Raises:
     ValueError: if the checkpoint holds no such prompt.
