@@ -70,7 +70,7 @@ def read_numpy(path: pathlib.Path) -> np.ndarray:
       file.seek(0)
       _check_length(file)
       return checked(np.load(file, allow_pickle=False), str(path))
-  except (OSError, EOFError, ValueError) as error:
+  except Exception as error:  # numpy parses its header as Python, with its errors
     raise UnreadableError(f"{str(path)!r} holds no prompt: {error}.") from error
 
 
