@@ -1,0 +1,74 @@
+"""How many operations a step needs: the yardstick that compiled steps are held to.
+
+A multiplication with an addition counts 2. With N weights that a token passes, a
+forward pass costs 2 N a token; the gradient of activations costs as much again, that of
+the weights as much once more: 4 N for a prompt in front of frozen weights, 6 N for full
+fine-tuning. Attention's own two products have no weights, so their backward pass is
+always twice the forward pass.
+"""
+
+import dataclasses
+
+from ours import Sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+  """Attributes:
+  weights: operations of 2 N a token, once. attention: of the products of attention.
+  """
+
+  weights: float
+  attention: float
+
+  @property
+  def prompt_step(self) -> float:
+    """4 N a token and attention: forward, and the gradient of activations."""
+    return 2 * self.weights + 3 * self.attention
+
+  @property
+  def full_step(self) -> float:
+    """6 N a token and attention."""
+    return 3 * self.weights + 3 * self.attention
+
+
+def kernels(shape: Sizes) -> tuple[int, int]:
+  """Weights of one of attention's four kernels, and of a gated feed-forward."""
+  joined = shape.heads * shape.head_width
+  return shape.width * joined, 3 * shape.width * shape.ff
+
+
+def encoder(shape: Sizes, rows: int, length: int) -> Need:
+  """One forward pass of the encoder over `rows` of `length` positions.
+
+  Cross-attention's keys and values are made of every encoder position, and count here.
+  """
+  kernel, feed = kernels(shape)
+  own = shape.encoder_layers * (4 * kernel + feed)
+  cross = shape.decoder_layers * 2 * kernel
+  products = 4 * shape.heads * shape.head_width * length**2
+  return Need(
+    2.0 * (own + cross) * rows * length, float(shape.encoder_layers * products * rows)
+  )
+
+
+def decoder(shape: Sizes, rows: int, length: int, encoded: int) -> Need:
+  """One forward pass of the decoder and of the logits over `rows` of `length`."""
+  kernel, feed = kernels(shape)
+  own = shape.decoder_layers * (6 * kernel + feed) + shape.width * shape.vocabulary
+  products = 4 * shape.heads * shape.head_width * length * (length + encoded)
+  return Need(2.0 * own * rows * length, float(shape.decoder_layers * products * rows))
+
+
+def need(shape: Sizes, prompt: int | None = None, rows: int | None = None) -> Need:
+  """A forward pass of the whole model.
+
+  Args:
+    shape: sizes. prompt: positions in front of the inputs; None for `shape.prompt`.
+    rows: of the batch; None for `shape.batch`.
+  """
+  rows = shape.batch if rows is None else rows
+  length = shape.inputs + (shape.prompt if prompt is None else prompt)
+  first = encoder(shape, rows, length)
+  second = decoder(shape, rows, shape.targets, length)
+  return Need(first.weights + second.weights, first.attention + second.attention)
