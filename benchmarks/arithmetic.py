@@ -22,6 +22,10 @@ class Need:
   attention: float
 
   @property
+  def forward(self) -> float:
+    return self.weights + self.attention
+
+  @property
   def prompt_step(self) -> float:
     """4 N a token and attention: forward, and the gradient of activations."""
     return 2 * self.weights + 3 * self.attention
@@ -50,6 +54,12 @@ def encoder(shape: Sizes, rows: int, length: int) -> Need:
   return Need(
     2.0 * (own + cross) * rows * length, float(shape.encoder_layers * products * rows)
   )
+
+
+def code(shape: Sizes) -> Need:
+  """The frozen encoder's pass over the inputs without their prompt."""
+  alone = dataclasses.replace(shape, decoder_layers=0)
+  return encoder(alone, shape.batch, shape.inputs)
 
 
 def decoder(shape: Sizes, rows: int, length: int, encoded: int) -> Need:

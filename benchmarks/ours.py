@@ -5,6 +5,7 @@ The step is the one that `engine.fit` compiles: the same function, the same dona
 
 import argparse
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -81,13 +82,23 @@ class Sizes:
     )
 
   def params(self) -> Any:
-    """Random weights; drawn in their own dtype, so that nothing wider is held."""
+    """Random weights, leaf by leaf and in their own dtype: nothing wider is held."""
     dtype = jnp.dtype(self.weights or self.dtype)
+    flat = branches.flatten(self.backbone().shapes())
+    keys = jax.random.split(jax.random.key(0), len(flat))
 
-    def draw(key):
-      return jax.tree.map(lambda x: x.astype(dtype), self.backbone().init(key))
+    def leaf(key: Any, path: str, shape: tuple[int, ...]) -> jax.Array:
+      if path.endswith("scale"):
+        return jnp.ones(shape, dtype)
+      # As T5 draws them: attention has no scale, its queries' kernel has.
+      fan = 1 if "embed" in path.split("/")[-1] else shape[-2]
+      fan *= self.head_width if "/query/" in path else 1
+      return _normal(key, fan**-0.5, shape, dtype)
 
-    return jax.jit(draw)(jax.random.key(0))
+    drawn = {
+      p: leaf(k, p, x.shape) for k, (p, x) in zip(keys, flat.items(), strict=True)
+    }
+    return branches.unflatten(drawn)
 
   def ids(self, seed: int = 0) -> dict[str, np.ndarray]:
     """Token ids without padding: inputs [B T], targets [B U]."""
@@ -97,6 +108,11 @@ class Sizes:
       return rng.integers(3, self.vocabulary, (self.batch, length), np.int32)
 
     return {"inputs": draw(self.inputs), "targets": draw(self.targets)}
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _normal(key: Any, scale: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+  return (scale * jax.random.normal(key, shape, dtype)).astype(dtype)
 
 
 def add_flags(parser: argparse.ArgumentParser, **defaults: Any) -> None:
@@ -120,6 +136,8 @@ def method(name: str, shape: Sizes) -> tuple[Any, tuple[str, ...]]:
   file = f"gin/methods/{name}.gin"
   config.parse([file], check=False)
   wanted = {"PROMPT_LENGTH": shape.prompt, "GENERATOR_WIDTH": shape.generator}
+  if not shape.dropout:
+    wanted["GENERATOR_DROPOUT"] = 0.0
   known = config.names()
   lines = [f"{macro} = {value}" for macro, value in wanted.items() if macro in known]
   config.parse([file], lines)
@@ -131,15 +149,17 @@ class Training:
   """One compiled step and what it moves; calling it takes a step and waits for it.
 
   Attributes:
-    compiled: the step. state: what trains. frozen: the rest. key: of the dropout.
-    batches: taken in turn. seconds: (tracing, compiling).
+    model: backbone and prompt. compiled: the step.
+    state: what trains. frozen: the rest. key: of the dropout.
+    batches: taken in turn. seconds: that compiling took.
   """
 
+  model: PromptedModel
   compiled: Any
   state: Any
   frozen: Any
   batches: Sequence[Any]
-  seconds: tuple[float, float]
+  seconds: float
   key: Any
   taken: int = 0
 
@@ -170,45 +190,54 @@ def prompted(
   """(model, all parameters, branches that train) of a method."""
   prompt, trainable = method(name, shape)
   model = PromptedModel(shape.backbone(), prompt, segments)
-  # Labels and texts do not matter for speed: any piece will do.
-  drawn = model.init_prompt(jax.random.key(1), backbone_params, lambda text: [3])
+
+  @jax.jit
+  def draw(params):
+    # Labels and texts do not matter for speed: any piece will do.
+    return model.init_prompt(jax.random.key(1), params, lambda text: [3])
+
+  drawn = draw(backbone_params)
   params = {"backbone": backbone_params}
   return model, {**params, "prompt": drawn} if drawn else params, trainable
 
 
-def lower(
-  name: str, shape: Sizes, params: Any, batches: Sequence[Any] | None = None, **changes: Any
-) -> tuple[Any, tuple[Any, Any, Sequence[Any], Any]]:
-  """The step of a method, traced, and (state, frozen, batches, key).
+def trace(
+  name: str,
+  shape: Sizes,
+  params: Any,
+  batches: Sequence[Any] | None = None,
+  segments: int = 1,
+  features: dict[str, Any] | None = None,
+) -> tuple[Any, tuple[Any, Any, Any, Any], PromptedModel, Sequence[Any]]:
+  """The traced step of a method, its arguments, its model and its batches.
 
   Args:
     name: of the method. shape: see `Sizes`. params: of the backbone.
-    batches: model features; None for one batch of random ids without padding.
-    **changes: `segments`, or `features`: more arrays for the random batch.
+    batches: model features; None for one batch of random ids without padding, to
+      which `features` adds arrays.
+    segments: examples a packed row may hold.
   """
-  model, whole, trainable = prompted(
-    name, shape, params, changes.get("segments", 1)
-  )
+  model, whole, trainable = prompted(name, shape, params, segments)
   if batches is None:
-    batch = core_model.features(**shape.ids(), lengths=model.lengths)
-    batches = [{**batch, **changes.get("features", {})}]
+    ids = core_model.features(**shape.ids(), lengths=model.lengths)
+    batches = [{**ids, **(features or {})}]
   trained, frozen = branches.split(whole, trainable)
   # A copy: the state is donated, and the weights may serve other sides.
   trained = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trained)
   rule = optimizer.Optimizer(RULES[shape.optimizer], optimizer.constant(1e-3))
   transform = rule.build(trained)
   run = step.train_step(model, CrossEntropy(), transform, dropout=shape.dropout > 0)
-  begin, key = state.create(trained, transform), jax.random.key(2)
-  traced = jax.jit(run, donate_argnums=0).trace(begin, frozen, batches[0], key)
-  return traced, (begin, frozen, batches, key)
+  arguments = state.create(trained, transform), frozen, batches[0], jax.random.key(2)
+  traced = jax.jit(run, donate_argnums=0).trace(*arguments)
+  return traced, arguments, model, batches
 
 
-def build(name: str, shape: Sizes, params: Any, *args: Any, **changes: Any) -> Training:
-  """`lower`, compiled."""
-  start = time.perf_counter()
-  traced, (begin, frozen, batches, key) = lower(name, shape, params, *args, **changes)
+def build(name: str, shape: Sizes, params: Any, **settings: Any) -> Training:
+  """`trace` with its settings, compiled."""
+  traced, arguments, model, batches = trace(name, shape, params, **settings)
   lowered = traced.lower()
-  middle = time.perf_counter()
+  start = time.perf_counter()
   compiled = lowered.compile()
-  seconds = (middle - start, time.perf_counter() - middle)
-  return Training(compiled, begin, frozen, batches, seconds, key)
+  seconds = time.perf_counter() - start
+  begin, frozen, _, key = arguments
+  return Training(model, compiled, begin, frozen, batches, seconds, key)

@@ -47,6 +47,8 @@ def base(shape: dict[str, Any]) -> Any:
   torch.set_default_dtype(getattr(torch, shape["dtype"]))
   with torch.device(DEVICE):
     model = transformers.T5ForConditionalGeneration(config)
+  # Version 5 of transformers ties the logits to the token table whatever is asked for.
+  model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
   torch.set_default_dtype(torch.float32)
   return model
 

@@ -5,6 +5,7 @@ the child works, so the sides still take turns.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -12,9 +13,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from ours import Sizes
 
@@ -78,7 +80,12 @@ class Peft:
     return self._make(name, shape, batches, order)
 
   def generate(
-    self, name: str, shape: Sizes, batch: Mapping[str, np.ndarray], steps: int, beams: int
+    self,
+    name: str,
+    shape: Sizes,
+    batch: Mapping[str, np.ndarray],
+    steps: int,
+    beams: int,
   ) -> Any:
     """A side that decodes `steps` tokens of a batch."""
     order = {"kind": "generate", "steps": steps, "beams": beams}
@@ -98,11 +105,21 @@ class Peft:
     np.savez(file, **arrays)
     whole = {"name": name, "shape": dataclasses.asdict(shape), "file": str(file)}
     self.facts |= self._ask({"do": "make", **whole, **order})
+    self._check_weights(shape)
 
     def side(steps: int = 1) -> float:
       return self._ask({"do": "run", "name": name, "steps": steps})["seconds"]
 
     return side
+
+  def _check_weights(self, shape: Sizes) -> None:
+    """Both sides must hold the same model."""
+    expected = sum(leaf.size for leaf in jax.tree.leaves(shape.backbone().shapes()))
+    if self.facts["parameters"] != expected:
+      raise RuntimeError(
+        f"PEFT's model has {self.facts['parameters']:,} weights, ours {expected:,}; "
+        "this version of transformers builds another model."
+      )
 
   def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
     self._process.stdin.write(json.dumps(order) + "\n")
@@ -128,3 +145,16 @@ class Peft:
 
   def __exit__(self, *_: Any) -> None:
     self.close()
+
+
+@contextlib.contextmanager
+def optional(python: str | None) -> Iterator[Peft | None]:
+  """PEFT's side, or None (and a line that says so) where it cannot run."""
+  try:
+    side = Peft(python)
+  except AbsentError as error:
+    print(f"Without PEFT's side. {error}")
+    yield None
+    return
+  with side:
+    yield side

@@ -13,6 +13,8 @@ import os
 import pathlib
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -134,6 +136,21 @@ def resident(peak: bool = False) -> int | None:
   return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
+def child(script: str, argv: Sequence[str], **environment: str) -> dict[str, Any]:
+  """Runs a script in a process of its own; its last line is its answer in JSON."""
+  done = subprocess.run(
+    [sys.executable, script, *argv],
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, **environment},
+  )
+  if done.returncode:
+    raise RuntimeError(
+      f"{script} ended with {done.returncode}; its error stands above."
+    )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
 def flags(doc: str, rounds: int = 10, size: int = 2048) -> argparse.ArgumentParser:
   """A parser with the flags that all benchmarks have."""
   parser = argparse.ArgumentParser(description=doc.splitlines()[0], allow_abbrev=False)
@@ -152,7 +169,9 @@ def finish(
   whole = {
     "device": device(),
     "jax": jax.__version__,
-    "settings": {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in chosen.items()},
+    "settings": {
+      k: str(v) if isinstance(v, pathlib.Path) else v for k, v in chosen.items()
+    },
     **found,
     "rows": list(rows),
   }
