@@ -70,6 +70,13 @@ def decoder(shape: Sizes, rows: int, length: int, encoded: int) -> Need:
   return Need(2.0 * own * rows * length, float(shape.decoder_layers * products * rows))
 
 
+def self_attention(shape: Sizes, rows: int, length: int) -> Need:
+  """One forward pass of one layer's self-attention."""
+  kernel, _ = kernels(shape)
+  products = 4 * shape.heads * shape.head_width * length**2
+  return Need(2.0 * 4 * kernel * rows * length, float(products * rows))
+
+
 def need(shape: Sizes, prompt: int | None = None, rows: int | None = None) -> Need:
   """A forward pass of the whole model.
 

@@ -66,8 +66,7 @@ def wide_copies(traced: Any, frozen: Any, scanned: bool) -> list[str]:
 def copies(shape: ours.Sizes) -> list[str]:
   """`wide_copies` of a prompt step with bfloat16 weights and activations."""
   narrow = dataclasses.replace(shape, dtype="bfloat16", weights="bfloat16")
-  traced, (_, frozen, *_), _, _ = ours.trace(SIDES[0], narrow, narrow.params())
-  return wide_copies(traced, frozen, narrow.scan)
+  return wide_copies(*ours.trace(SIDES[0], narrow), narrow.scan)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

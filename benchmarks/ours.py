@@ -81,10 +81,16 @@ class Sizes:
       )
     )
 
+  def shapes(self) -> Any:
+    """Shapes and dtypes of the weights."""
+    dtype = jnp.dtype(self.weights or self.dtype)
+    shapes = self.backbone().shapes()
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+
   def params(self) -> Any:
     """Random weights, leaf by leaf and in their own dtype: nothing wider is held."""
     dtype = jnp.dtype(self.weights or self.dtype)
-    flat = branches.flatten(self.backbone().shapes())
+    flat = branches.flatten(self.shapes())
     keys = jax.random.split(jax.random.key(0), len(flat))
 
     def leaf(key: Any, path: str, shape: tuple[int, ...]) -> jax.Array:
@@ -187,29 +193,60 @@ class Training:
 def prompted(
   name: str, shape: Sizes, backbone_params: Any, segments: int = 1
 ) -> tuple[PromptedModel, dict[str, Any], tuple[str, ...]]:
-  """(model, all parameters, branches that train) of a method."""
+  """(model, all parameters, branches that train) of a method.
+
+  Weights may be given as shapes; the prompt's are shapes then, too.
+  """
   prompt, trainable = method(name, shape)
   model = PromptedModel(shape.backbone(), prompt, segments)
 
-  @jax.jit
   def draw(params):
     # Labels and texts do not matter for speed: any piece will do.
     return model.init_prompt(jax.random.key(1), params, lambda text: [3])
 
-  drawn = draw(backbone_params)
+  shapes = isinstance(jax.tree.leaves(backbone_params)[0], jax.ShapeDtypeStruct)
+  drawn = (jax.eval_shape if shapes else _call_jitted)(draw, backbone_params)
   params = {"backbone": backbone_params}
   return model, {**params, "prompt": drawn} if drawn else params, trainable
 
 
-def trace(
+def _call_jitted(function: Any, *args: Any) -> Any:
+  return jax.jit(function)(*args)
+
+
+def stepper(model: PromptedModel, trained: Any, shape: Sizes) -> tuple[Any, Any]:
+  """(the step, compiled when called; what makes its first state)."""
+  rule = optimizer.Optimizer(RULES[shape.optimizer], optimizer.constant(1e-3))
+  transform = rule.build(trained)
+  run = step.train_step(model, CrossEntropy(), transform, dropout=shape.dropout > 0)
+
+  def begin(trained: Any) -> state.TrainState:
+    # A copy: the state is donated, and the weights may serve other sides.
+    wide = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trained)
+    return state.create(wide, transform)
+
+  return jax.jit(run, donate_argnums=0), begin
+
+
+def trace(name: str, shape: Sizes) -> tuple[Any, Any]:
+  """(the traced step of a method, shapes of what is frozen); no weight is drawn."""
+  model, whole, trainable = prompted(name, shape, shape.shapes())
+  trained, frozen = branches.split(whole, trainable)
+  run, begin = stepper(model, trained, shape)
+  batch = core_model.features(**shape.ids(), lengths=model.lengths)
+  arguments = jax.eval_shape(begin, trained), frozen, batch, jax.random.key(2)
+  return run.trace(*arguments), frozen
+
+
+def build(
   name: str,
   shape: Sizes,
   params: Any,
   batches: Sequence[Any] | None = None,
   segments: int = 1,
   features: dict[str, Any] | None = None,
-) -> tuple[Any, tuple[Any, Any, Any, Any], PromptedModel, Sequence[Any]]:
-  """The traced step of a method, its arguments, its model and its batches.
+) -> Training:
+  """The compiled step of a method with its first state.
 
   Args:
     name: of the method. shape: see `Sizes`. params: of the backbone.
@@ -222,22 +259,10 @@ def trace(
     ids = core_model.features(**shape.ids(), lengths=model.lengths)
     batches = [{**ids, **(features or {})}]
   trained, frozen = branches.split(whole, trainable)
-  # A copy: the state is donated, and the weights may serve other sides.
-  trained = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trained)
-  rule = optimizer.Optimizer(RULES[shape.optimizer], optimizer.constant(1e-3))
-  transform = rule.build(trained)
-  run = step.train_step(model, CrossEntropy(), transform, dropout=shape.dropout > 0)
-  arguments = state.create(trained, transform), frozen, batches[0], jax.random.key(2)
-  traced = jax.jit(run, donate_argnums=0).trace(*arguments)
-  return traced, arguments, model, batches
-
-
-def build(name: str, shape: Sizes, params: Any, **settings: Any) -> Training:
-  """`trace` with its settings, compiled."""
-  traced, arguments, model, batches = trace(name, shape, params, **settings)
-  lowered = traced.lower()
+  run, begin = stepper(model, trained, shape)
+  first, key = begin(trained), jax.random.key(2)
+  lowered = run.lower(first, frozen, batches[0], key)
   start = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - start
-  begin, frozen, _, key = arguments
-  return Training(model, compiled, begin, frozen, batches, seconds, key)
+  return Training(model, compiled, first, frozen, batches, seconds, key)
