@@ -137,15 +137,17 @@ def one(task: str, args: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   rows, rates = [], {}
   for name, side in made.items():
     rates[name], tokens = side.rates(found.times[name])
-    held = [held_by(batch)[0] for batch in side.batches]
-    filled = np.mean([(batch["inputs"] > 0).mean() for batch in side.batches])
+    held, real = zip(*map(held_by, side.batches), strict=True)
+    # PEFT puts the prompt in front of what the batch holds.
+    outside = 0 if "prompt_index" in side.batches[0] else shape.prompt * sum(held)
+    places = sum(batch["inputs"].size for batch in side.batches) + outside
     rows.append(
       {
         "task": task,
         "side": name,
         "shape": "x".join(map(str, side.batches[0]["inputs"].shape)),
         "examples_a_step": statistics.mean(held),
-        "filled": float(filled),
+        "filled": (sum(real) + shape.prompt * sum(held)) / places,
         "ms_a_step": found.times[name].ms / args.block,
         "examples_s": rates[name],
         "tokens_s": tokens,

