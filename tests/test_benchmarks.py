@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.insert(0, str(FOLDER))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "benchmarks"))
 import arithmetic
 import decode
 import generators
