@@ -8,10 +8,9 @@ they turn into SeqIO's own where a SeqIO task is built.
 import abc
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterable
 from typing import Any
-
-from etils import epath
 
 # T5 keeps this many sentinel ids above the pieces.
 EXTRA_IDS = 100
@@ -62,7 +61,7 @@ class SentencePiece(Vocabulary):
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(epath.Path(self.path).read_bytes())
+    model.ParseFromString(_path(self.path).read_bytes())
     for number in reversed(range(self.extra_ids)):
       model.pieces.add(
         piece=f"\u2581<extra_id_{number}>",
@@ -132,6 +131,15 @@ class Bytes(Vocabulary):
     return f"bytes with {self.extra_ids} extra ids"
 
 
+def _path(path: str) -> Any:
+  """A local path, or one of a remote place."""
+  if "://" not in path:
+    return pathlib.Path(path)
+  from etils import epath
+
+  return epath.Path(path)
+
+
 def _up_to_end(ids: list[int], end: int) -> list[int]:
   return ids[: ids.index(end) + 1] if end in ids else ids
 
@@ -143,7 +151,7 @@ def sentencepiece(path: str, extra_ids: int = EXTRA_IDS) -> Vocabulary:
   Raises:
     ValueError: if the file does not exist.
   """
-  if not epath.Path(path).exists():
+  if not _path(path).exists():
     raise ValueError(
       f"`VOCABULARY` is {path!r}, which does not exist. Give the path of the "
       "backbone's SentencePiece model (often named spiece.model)."
