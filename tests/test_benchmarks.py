@@ -26,6 +26,12 @@ import timing
 import train_step
 import vs_peft
 
+# These compile many programs; the suite has a budget of minutes.
+thorough = pytest.mark.skipif(
+  not os.environ.get("PROMPT_TUNING_THOROUGH"),
+  reason="set PROMPT_TUNING_THOROUGH=1 to run every benchmark at toy size",
+)
+
 SIZES = {
   "width": 16,
   "heads": 2,
@@ -145,6 +151,7 @@ def test_train_step(run):
   assert found["settings"]["inputs"] == 8
 
 
+@thorough
 def test_generators(run):
   found = run(generators, "--methods=s_idpg_phm+cached")
   plain, cached = found["rows"]
@@ -156,6 +163,7 @@ def test_generators(run):
   assert 1 < cached["gflop_over_plain"] < 1 + pass_
 
 
+@thorough
 def test_memory(run, monkeypatch):
   def child(script, argv):
     assert script == memory.__file__
@@ -202,6 +210,7 @@ def test_no_matrix_of_the_backbone_is_widened():
   assert set(memory.copies(shape)) <= {"backbone/decoder/logits_dense/kernel"}
 
 
+@thorough
 def test_scaling(run):
   flags = ["--prompts=4,6", "--lengths=", "--batches=", "--layers="]
   found = run(scaling, *flags, "--depths=1,2", "--compiles=1")
@@ -212,6 +221,7 @@ def test_scaling(run):
   assert found["compile_ratio"] == pytest.approx(ratio)
 
 
+@thorough
 def test_decode(run):
   found = run(decode, "--steps=3", "--beams=1,2")
   assert [row["side"] for row in found["rows"]] == ["ours greedy", "ours beam 2"]
@@ -237,6 +247,7 @@ def sst2(tmp_path, vocabulary_file):
   ]
 
 
+@thorough
 def test_real_lengths(run, sst2):
   found = run(real_lengths, *sst2)
   packed, padded = found["rows"]
@@ -248,6 +259,7 @@ def test_real_lengths(run, sst2):
   assert found["sst2"]["packed_over_peft"] is None
 
 
+@thorough
 def test_gpu(run):
   flags = ["--small", "--no-xxl", "--batch=1", *QUICK]
   found = run(gpu, *flags, sizes=())
@@ -258,6 +270,7 @@ def test_gpu(run):
   assert found["mfu"] == row["mfu"] == pytest.approx(share)
 
 
+@thorough
 def test_startup(run, monkeypatch, tiny_folder):
   def child(script, argv, **environment):
     seen.append(environment["JAX_ENABLE_COMPILATION_CACHE"])
