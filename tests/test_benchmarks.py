@@ -134,6 +134,7 @@ def test_weights_are_those_of_the_backbone():
 # ---- ours
 
 
+@thorough
 def test_train_step(run):
   found = run(train_step, "--methods=prompt_tuning,s_idpg_phm")
   plain, coded = found["rows"]

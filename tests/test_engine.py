@@ -130,7 +130,7 @@ def same(actual, expected):
 # ---- the objective, against numpy
 
 
-@pytest.mark.parametrize("few", [1, 2, 4])
+@pytest.mark.parametrize("few", [2])
 def test_logits_made_in_parts_change_nothing(few):
   case = method_tools.case("prompt_tuning")
   batch, (trains, frozen) = case.batch(), case.split
