@@ -42,15 +42,16 @@ def kernels(shape: Sizes) -> tuple[int, int]:
   return shape.width * joined, 3 * shape.width * shape.ff
 
 
-def encoder(shape: Sizes, rows: int, length: int) -> Need:
+def encoder(shape: Sizes, rows: int, length: int, slots: int = 0) -> Need:
   """One forward pass of the encoder over `rows` of `length` positions.
 
   Cross-attention's keys and values are made of every encoder position, and count here.
+  `slots` are keys and values beside those of the positions.
   """
   kernel, feed = kernels(shape)
   own = shape.encoder_layers * (4 * kernel + feed)
   cross = shape.decoder_layers * 2 * kernel
-  products = 4 * shape.heads * shape.head_width * length**2
+  products = 4 * shape.heads * shape.head_width * length * (length + slots)
   return Need(
     2.0 * (own + cross) * rows * length, float(shape.encoder_layers * products * rows)
   )
@@ -62,11 +63,11 @@ def code(shape: Sizes) -> Need:
   return encoder(alone, shape.batch, shape.inputs)
 
 
-def decoder(shape: Sizes, rows: int, length: int, encoded: int) -> Need:
+def decoder(shape: Sizes, rows: int, length: int, encoded: int, slots: int = 0) -> Need:
   """One forward pass of the decoder and of the logits over `rows` of `length`."""
   kernel, feed = kernels(shape)
   own = shape.decoder_layers * (6 * kernel + feed) + shape.width * shape.vocabulary
-  products = 4 * shape.heads * shape.head_width * length * (length + encoded)
+  products = 4 * shape.heads * shape.head_width * length * (length + slots + encoded)
   return Need(2.0 * own * rows * length, float(shape.decoder_layers * products * rows))
 
 
@@ -77,15 +78,16 @@ def self_attention(shape: Sizes, rows: int, length: int) -> Need:
   return Need(2.0 * 4 * kernel * rows * length, float(products * rows))
 
 
-def need(shape: Sizes, prompt: int | None = None, rows: int | None = None) -> Need:
+def need(
+  shape: Sizes, prompt: int | None = None, slots: tuple[int, int] = (0, 0)
+) -> Need:
   """A forward pass of the whole model.
 
   Args:
     shape: sizes. prompt: positions in front of the inputs; None for `shape.prompt`.
-    rows: of the batch; None for `shape.batch`.
+    slots: keys and values that a prompt puts into (the encoder, the decoder).
   """
-  rows = shape.batch if rows is None else rows
   length = shape.inputs + (shape.prompt if prompt is None else prompt)
-  first = encoder(shape, rows, length)
-  second = decoder(shape, rows, shape.targets, length)
+  first = encoder(shape, shape.batch, length, slots[0])
+  second = decoder(shape, shape.batch, shape.targets, length, slots[1])
   return Need(first.weights + second.weights, first.attention + second.attention)

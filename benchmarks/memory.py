@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
   single = {
     "peak_of": field,
     "peak_ratio": prompt[field] / full[field],
-    "peak_ratio_above_start": above[0] / above[1],
+    "peak_ratio_above_start": above[0] / above[1] if above[1] else None,
     "float32_copies": found,
   }
   whole = timing.finish(args, rows, single)

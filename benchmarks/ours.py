@@ -152,16 +152,16 @@ def method(name: str, shape: Sizes) -> tuple[Any, tuple[str, ...]]:
 
 @dataclasses.dataclass
 class Training:
-  """One compiled step and what it moves; calling it takes a step and waits for it.
+  """A compiled step and what it moves; calling it takes a step and waits for it.
 
   Attributes:
-    model: backbone and prompt. compiled: the step.
+    model: backbone and prompt. programs: the step, compiled for each shape of a batch.
     state: what trains. frozen: the rest. key: of the dropout.
     batches: taken in turn. seconds: that compiling took.
   """
 
   model: PromptedModel
-  compiled: Any
+  programs: dict[Any, Any]
   state: Any
   frozen: Any
   batches: Sequence[Any]
@@ -172,8 +172,14 @@ class Training:
   def __call__(self) -> None:
     batch = self.batches[self.taken % len(self.batches)]
     self.taken += 1
-    self.state, metrics = self.compiled(self.state, self.frozen, batch, self.key)
+    run = self.programs[_shapes(batch)]
+    self.state, metrics = run(self.state, self.frozen, batch, self.key)
     jax.block_until_ready((self.state, metrics))
+
+  @property
+  def compiled(self) -> Any:
+    """The step for the first batch."""
+    return self.programs[_shapes(self.batches[0])]
 
   @property
   def flops(self) -> float:
@@ -188,6 +194,10 @@ class Training:
   @property
   def trained(self) -> int:
     return branches.count(self.state.trainable)
+
+
+def _shapes(batch: Any) -> Any:
+  return tuple(sorted((name, value.shape) for name, value in batch.items()))
 
 
 def prompted(
@@ -261,8 +271,10 @@ def build(
   trained, frozen = branches.split(whole, trainable)
   run, begin = stepper(model, trained, shape)
   first, key = begin(trained), jax.random.key(2)
-  lowered = run.lower(first, frozen, batches[0], key)
-  start = time.perf_counter()
-  compiled = lowered.compile()
-  seconds = time.perf_counter() - start
-  return Training(model, compiled, first, frozen, batches, seconds, key)
+  programs, seconds = {}, 0.0
+  for shapes, batch in {_shapes(batch): batch for batch in batches}.items():
+    lowered = run.lower(first, frozen, batch, key)
+    start = time.perf_counter()
+    programs[shapes] = lowered.compile()
+    seconds += time.perf_counter() - start
+  return Training(model, programs, first, frozen, batches, seconds, key)

@@ -6,8 +6,9 @@
 DIR holds <task>/train.tsv.gz and vocab/t5_32k.spiece.model. All sides train a prompt on
 the same texts in the same order. `packed`: rows as long as padded ones, several
 examples in each; `padded`: one example a row of --inputs positions (rte: --rte_inputs;
-longer texts are cut, on every side); `peft N`: N examples, padded to the longest of
-them. PEFT's fastest N counts. A round is --block steps of a side.
+longer texts are cut, on every side); `buckets`: padded to one of --buckets lengths;
+`peft N`: N examples, padded to the longest of them. PEFT's fastest N counts. A round
+is --block steps of a side.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ import theirs
 import timing
 
 from prompt_tuning.data import batches as batching
-from prompt_tuning.data import vocabularies
+from prompt_tuning.data import buckets, vocabularies
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import config
 
@@ -112,10 +113,14 @@ def sides(
   params, count = shape.params(), args.batches
   row = shape.inputs + shape.prompt
   segments, targets = packing(examples, shape, row)
+  kinds = {"packed": (segments, targets, ()), "padded": (1, shape.targets, ())}
+  if args.buckets > 1:
+    lengths = [len(example["inputs"]) + shape.prompt for example in examples]
+    kinds["buckets"] = 1, shape.targets, buckets.choose(lengths, args.buckets)
   found = {}
-  for name, S, U in (("packed", segments, targets), ("padded", 1, shape.targets)):
+  for name, (S, U, chosen) in kinds.items():
     layout = Layout(shape.inputs, U, shape.prompt)
-    held = taken(count, examples, layout, shape.batch, 0, 0, S)
+    held = taken(count, examples, layout, shape.batch, 0, 0, S, chosen)
     on_device = [{k: jnp.asarray(v) for k, v in batch.items()} for batch in held]
     step = ours.build("prompt_tuning", shape, params, batches=on_device, segments=S)
     found[name] = Side(step, held, args.block)
@@ -145,7 +150,7 @@ def one(task: str, args: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
       {
         "task": task,
         "side": name,
-        "shape": "x".join(map(str, side.batches[0]["inputs"].shape)),
+        "shape": _shape(side.batches),
         "examples_a_step": statistics.mean(held),
         "filled": (sum(real) + shape.prompt * sum(held)) / places,
         "ms_a_step": found.times[name].ms / args.block,
@@ -161,6 +166,13 @@ def one(task: str, args: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   }
 
 
+def _shape(batches: Sequence[Batch]) -> str:
+  """Rows x positions; several lengths as the shortest and the longest."""
+  rows, lengths = zip(*(batch["inputs"].shape for batch in batches), strict=True)
+  several = f"{min(lengths)}-{max(lengths)}"
+  return f"{rows[0]}x{lengths[0] if len(set(lengths)) == 1 else several}"
+
+
 def main(argv: list[str] | None = None) -> dict[str, Any]:
   parser = timing.flags(__doc__)
   ours.add_flags(parser)
@@ -172,6 +184,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
   parser.add_argument("--examples", type=int, help="of the training split; all")
   parser.add_argument("--batches", type=int, default=16, help="different ones a side")
   parser.add_argument("--peft_batches", default="16,64")
+  parser.add_argument("--buckets", type=int, default=3, help="lengths; 1 for none")
   parser.add_argument("--block", type=int, default=2, help="steps a round")
   args = parser.parse_args(argv)
   rows: list[dict[str, Any]] = []

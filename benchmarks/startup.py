@@ -47,7 +47,6 @@ def environment(cache: str, folder: str) -> dict[str, str]:
   return {
     "JAX_ENABLE_COMPILATION_CACHE": "true",
     "JAX_COMPILATION_CACHE_DIR": folder,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
 
 

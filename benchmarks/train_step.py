@@ -9,11 +9,15 @@ same run); 6 N for full fine-tuning. Every size is a flag; methods take turns.
 from typing import Any
 
 import arithmetic
+import jax
 import ours
 import timing
 
+from prompt_tuning.core import trainable as branches
+
 METHODS = (
   "prompt_tuning",
+  "prefix_tuning",
   "ipt_mlp",
   "s_idpg_phm_embeddings",
   "s_idpg_phm",
@@ -21,14 +25,24 @@ METHODS = (
 )
 
 
+def slots(training: ours.Training) -> tuple[int, int]:
+  """Keys and values that a prompt puts beside those of (the encoder, the decoder)."""
+  if training.model.prompt is None:
+    return 0, 0
+  whole = branches.merge(training.state.trainable, training.frozen)
+  found = jax.eval_shape(training.model.inject, whole, training.batches[0])
+  tables = found.encoder_kv, found.decoder_kv
+  return tuple(0 if table is None else table.shape[-2] for table in tables)
+
+
 def row(
   name: str, training: ours.Training, found: timing.Measured, shape: ours.Sizes
 ) -> dict[str, Any]:
   """One line of the table."""
-  full = name == ours.FULL
-  need = arithmetic.need(shape, 0 if full else None)
-  model = need.full_step if full else need.prompt_step
-  if "encoding" in (training.model.prompt.needs if training.model.prompt else ()):
+  prompt, places = training.model.prompt, training.model.lengths
+  need = arithmetic.need(shape, places.get("encoder", 0), slots(training))
+  model = need.full_step if prompt is None else need.prompt_step
+  if prompt is not None and "encoding" in prompt.needs:
     model += arithmetic.code(shape).forward
   times = found.times[name]
   ideal = model / found.peak if found.peak else None

@@ -245,16 +245,18 @@ def sst2(tmp_path, vocabulary_file):
     "--vocabulary=8192",
     "--inputs=28",
     "--batches=3",
+    "--buckets=2",
   ]
 
 
 @thorough
 def test_real_lengths(run, sst2):
   found = run(real_lengths, *sst2)
-  packed, padded = found["rows"]
+  packed, padded, bucketed = found["rows"]
   assert packed["shape"] == padded["shape"] == "2x32"
   assert padded["examples_a_step"] == 2 < packed["examples_a_step"]
   assert packed["filled"] > padded["filled"]
+  assert bucketed["filled"] >= padded["filled"]
   ratio = packed["examples_s"] / padded["examples_s"]
   assert found["sst2"]["packed_over_padded"] == pytest.approx(ratio)
   assert found["sst2"]["packed_over_peft"] is None
