@@ -1,10 +1,12 @@
 """Artifacts that answer without the library, and SavedModels: the same answers."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
+import random
 import re
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from prompt_tuning import answer, export
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.engine import evaluate, product
-from prompt_tuning.interop import savedmodel, serving, serving_programs
+from prompt_tuning.interop import savedmodel, serving, serving_files, serving_programs
 from prompt_tuning.interop.load import load
 from prompt_tuning.outputs.text import Beam
 
@@ -233,12 +235,17 @@ def damage(folder, name, change):
 
 def relabel(folder, **fields):
   card = json.loads((folder / "card.json").read_text())
-  (folder / "card.json").write_text(json.dumps({**card, **fields}))
+  card |= fields
+  card["digest"] = serving_files.card_digest(card)
+  (folder / "card.json").write_text(json.dumps(card))
 
 
 BAD = {
   "is no serving artifact": lambda f: (f / "card.json").unlink(),
   "card.json cannot be read": lambda f: damage(f, "card.json", lambda b: b[:90]),
+  "damaged or was edited": lambda f: damage(
+    f, "card.json", lambda b: b.replace(b"negative", b"negatiwe", 1)
+  ),
   "damaged or of another": lambda f: damage(
     f, "weights.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])
   ),
@@ -256,6 +263,21 @@ def test_bad_artifacts(plain, tmp_path, words):
   BAD[words](tmp_path)
   with pytest.raises(ValueError, match=words):
     serving.load(tmp_path)
+
+
+def test_mutated_cards(plain, tmp_path):
+  for path in plain.folder.iterdir():
+    (tmp_path / path.name).symlink_to(path)
+  card, whole = tmp_path / "card.json", (plain.folder / "card.json").read_bytes()
+  card.unlink()
+  draw = random.Random(0)
+  for _ in range(300):
+    data = bytearray(whole)
+    for _ in range(draw.randint(1, 3)):
+      data[draw.randrange(len(data))] = draw.randrange(256)
+    card.write_bytes(data[: draw.choice([len(data), draw.randrange(len(data))])])
+    with contextlib.suppress(ValueError):
+      assert serving.load(tmp_path).card == json.loads(whole)
 
 
 def test_a_program_that_is_none(plain, tmp_path):
@@ -378,7 +400,7 @@ def test_bytes_in_a_graph_are_bytes():
   texts = ["déjà vu", "", "a b"]
   ids = words.encode(tf.constant(texts)).to_list()
   assert ids == [held.encode(text) for text in texts]
-  pieces = serving._vocabulary(pathlib.Path(), {"kind": "bytes"})
+  pieces = serving_files.read_vocabulary(pathlib.Path(), {"kind": "bytes"})
   assert [list(pieces.encode(text)) for text in texts] == ids
   odd = [[200, 300, 100], [2, 99, 98], []]
   found = [one.decode() for one in words.decode(tf.ragged.constant(odd)).numpy()]

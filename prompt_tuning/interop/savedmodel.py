@@ -29,7 +29,8 @@ from jaxlib.mlir.dialects import stablehlo
 from prompt_tuning.core.files import whole_folder
 from prompt_tuning.data.task import MARK
 from prompt_tuning.interop import serving_export
-from prompt_tuning.interop.serving import EOS, FIRST_BYTE, ROUND
+from prompt_tuning.interop.serving import ROUND
+from prompt_tuning.interop.serving_files import EOS, FIRST_BYTE
 from prompt_tuning.interop.serving_programs import Servable
 
 Tensor = Any  # tf.Tensor, or tf.RaggedTensor where rows differ

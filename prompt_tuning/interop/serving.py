@@ -14,8 +14,6 @@ batches of few sizes for that reason.
 """
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,31 +22,12 @@ import jax
 import numpy as np
 
 from prompt_tuning.data.task import MARK, split_mark
+from prompt_tuning.interop import serving_files
+from prompt_tuning.interop.serving_files import EOS, Pieces
 from prompt_tuning.outputs import text
-
-FORMAT = "prompt_tuning/serving/1"
-CARD = "card.json"
-WEIGHTS = "weights.safetensors"
-PROGRAM = "{}.jax_export"
-EOS, FIRST_BYTE = 1, 3
 
 # Rows of texts are as long as a multiple of this, and so many to a batch at the most.
 ROUND, MOST = 16, 64
-
-# Safetensors' names of dtypes; jax.numpy's bfloat16 is a dtype of numpy.
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jax.numpy.bfloat16}
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-  """Text to ids and back.
-
-  Attributes:
-    encode: text -> piece ids without an end mark. decode: ids -> text.
-  """
-
-  encode: Callable[[str], Sequence[int]]
-  decode: Callable[[Sequence[int]], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,15 +166,15 @@ def _checked(
 def load(folder: str | pathlib.Path) -> Served:
   """Opens an artifact; nothing is compiled yet.
 
-  Every file is checked against its digest in card.json, so that files that are damaged
-  or of two artifacts are found here. A program is code for XLA: load those that you
-  trust, as you would a binary.
+  The card is checked against its own digest and every file against the card's, so that
+  files that are damaged or of two artifacts are found here. A program is code for XLA:
+  load those that you trust, as you would a binary.
 
   Raises:
     ValueError: if it is no artifact, damaged, or not made for this machine's platform.
   """
   folder = pathlib.Path(folder)
-  card = _card(folder)
+  card = serving_files.read_card(folder)
   platform = jax.export.default_export_platform()
   if platform not in card["platforms"]:
     raise ValueError(
@@ -203,9 +182,11 @@ def load(folder: str | pathlib.Path) -> Served:
       f"here. Export it with --platforms={','.join([*card['platforms'], platform])}."
     )
   try:
-    programs = {name: _program(folder, name) for name in card["programs"]}
-    weights = dict(_weights(folder / WEIGHTS))
-    pieces = _vocabulary(folder, card["vocabulary"])
+    programs = {
+      name: serving_files.read_program(folder, name) for name in card["programs"]
+    }
+    weights = dict(serving_files.read_weights(folder))
+    pieces = serving_files.read_vocabulary(folder, card["vocabulary"])
   except ImportError as error:
     raise ValueError(f"{str(folder)!r} needs a missing library: {error}.") from error
   except Exception as error:  # each reader has exceptions of its own
@@ -214,74 +195,3 @@ def load(folder: str | pathlib.Path) -> Served:
       f"jax {card.get('jax')}): {error!r}."
     ) from error
   return Served(card, programs, weights, pieces)
-
-
-def _card(folder: pathlib.Path) -> dict[str, Any]:
-  """The card, its files checked."""
-  try:
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    found = card["format"], card["kind"]
-    digests = dict(card["files"])
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"{str(folder)!r} is no serving artifact: {CARD} cannot be read ({error!r}). "
-      "Give the folder that `export --to=stablehlo` wrote."
-    ) from error
-  if found != (FORMAT, "stablehlo"):
-    raise ValueError(
-      f"{str(folder / CARD)!r} says {found}; this version reads {FORMAT!r} of the kind "
-      "'stablehlo'."
-    )
-  for name, digest in digests.items():
-    path = folder / pathlib.PurePath(name).name
-    if not path.is_file():
-      raise ValueError(f"{str(folder)!r} lacks {name}. Copy the whole folder again.")
-    with path.open("rb") as file:
-      if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-        raise ValueError(
-          f"{str(path)!r} is damaged or of another artifact: its digest is not that of "
-          f"{CARD}. Copy the whole folder again."
-        )
-  return card
-
-
-def _program(folder: pathlib.Path, name: str) -> Callable[..., Any]:
-  data = bytearray((folder / PROGRAM.format(name)).read_bytes())
-  return jax.jit(jax.export.deserialize(data).call)
-
-
-def _weights(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  """Arrays of a safetensors file, one after the other onto the device."""
-  data = np.memmap(path, np.uint8, "r")
-  start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-  header = json.loads(data[8:start].tobytes())
-  for name, entry in header.items():
-    if name != "__metadata__":
-      first, last = entry["data_offsets"]
-      value = data[start + first : start + last].view(DTYPES[entry["dtype"]])
-      yield name, jax.device_put(value.reshape(entry["shape"]))
-
-
-def _vocabulary(folder: pathlib.Path, said: Mapping[str, Any] | None) -> Pieces | None:
-  if said is None:
-    return None
-  if said["kind"] == "bytes":
-    return Pieces(_encode_bytes, _decode_bytes)
-  import sentencepiece
-
-  model = sentencepiece.SentencePieceProcessor(model_file=str(folder / said["file"]))
-  size, unknown = model.get_piece_size(), model.unk_id()
-
-  def decode(ids: Sequence[int]) -> str:
-    return model.decode([i if i < size else unknown for i in ids]).strip()
-
-  return Pieces(model.encode, decode)
-
-
-def _encode_bytes(words: str) -> list[int]:
-  return [FIRST_BYTE + byte for byte in words.encode("utf-8")]
-
-
-def _decode_bytes(ids: Sequence[int]) -> str:
-  found = bytes(i - FIRST_BYTE for i in ids if 0 <= i - FIRST_BYTE < 256)
-  return found.decode("utf-8", errors="ignore").strip()

@@ -28,7 +28,7 @@ from safetensors import flax as safetensors_flax
 
 from prompt_tuning.core.files import whole_folder
 from prompt_tuning.data import vocabularies
-from prompt_tuning.interop.serving import CARD, PROGRAM, WEIGHTS
+from prompt_tuning.interop.serving_files import CARD, PROGRAM, WEIGHTS, card_digest
 from prompt_tuning.interop.serving_programs import Servable
 
 VOCABULARY = "spiece.model"
@@ -116,5 +116,6 @@ def digest(path: pathlib.Path) -> str:
 
 
 def write_card(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
+  card = {**card, "digest": card_digest(card)}
   content = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
   (folder / CARD).write_text(content, encoding="utf-8")

@@ -24,7 +24,7 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import check_labels
 from prompt_tuning.data.features import PLACES
 from prompt_tuning.engine import decode, score
-from prompt_tuning.interop.serving import FORMAT
+from prompt_tuning.interop.serving_files import FORMAT
 from prompt_tuning.outputs import choice
 from prompt_tuning.outputs.text import Beam, Greedy
 
