@@ -3,7 +3,6 @@
 python -m prompt_tuning.interop.t5x_engine.product --gin_file=gin/t5x/product.gin ...
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import config, fit, loop
-from prompt_tuning.interop import load, t5x
+from prompt_tuning.interop import load
 from prompt_tuning.interop.t5x_engine import start, tree
 
 
@@ -44,14 +43,14 @@ def collect(
       "The method has no prompt to take out: T5X's checkpoint is the model itself. "
       "Give it as INITIAL_CHECKPOINT_PATH."
     )
-  step = pathlib.Path(start.checkpoint(checkpoint_path))
-  loaded = load.load(str(step), backbone, vocabulary)
-  found = t5x.open_source(step).prompts
-  flat = {name: lazy.read() for name, lazy in found.items()}
+  step = start.checkpoint(checkpoint_path)
+  loaded = load.load(step, backbone, vocabulary)
+  found = start.source(step)
+  flat = {name: lazy.read() for name, lazy in found.prompts.items()}
   there = branches.flatten(tree.from_t5x(branches.unflatten(flat), prompt))
   model = PromptedModel(loaded.backbone, prompt)
   wanted = branches.flatten({"prompt": model.prompt_shapes(loaded.params)})
-  files.check_names(wanted, there, str(step))
+  files.check_names(wanted, there, step)
   params = branches.unflatten(there)
   lengths = model.lengths
   layout = Layout(
@@ -63,7 +62,7 @@ def collect(
     truncate=True,
   )
   facts = fit.facts(loaded, method, layout, task, config.text())
-  best = loop.Best(int(step.name.rpartition("_")[2]))
+  best = loop.Best(found.step or 0)
   trained, _ = branches.split(params, trainable)
   fit.product_of(model, params, trained, facts, best).save(output_dir)
 

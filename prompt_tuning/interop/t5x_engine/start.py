@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.core.model import Params, PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
-from prompt_tuning.interop import t5x
+from prompt_tuning.interop import lazy, places, t5x
+from prompt_tuning.interop.source import Source
 from prompt_tuning.outputs import choice
 
 TABLE = "token_embedder/embedding"
@@ -20,21 +21,31 @@ def checkpoint(path: str | None) -> str | None:
   """The folder of a checkpoint's step, as T5X wants it.
 
   Args:
-    path: the model's folder, its step's folder or the file `checkpoint`; None for none.
+    path: the model's folder, its step's folder or the file `checkpoint`, local or
+      remote; None for none.
 
   Raises:
     ValueError: if there is no T5X checkpoint.
   """
   if path is None:
     return None
-  found = t5x.find(pathlib.Path(path))
+  found = t5x.find(_place(path))
   if found is None:
     raise ValueError(
       f"`INITIAL_CHECKPOINT_PATH` (or `CHECKPOINT_PATH`) is {path!r}, which is no T5X "
       "checkpoint, and T5X restores no other. Give the folder of a model or of a step; "
       "`prompt_tuning.interop.t5x.write_legacy` writes one of any backbone."
     )
-  return str(found.absolute())
+  return str(found if lazy.is_remote(path) else found.absolute())
+
+
+def source(path: str | None) -> Source:
+  """The arrays and prompts of a checkpoint; none is read."""
+  return t5x.open_source(_place(checkpoint(path)))
+
+
+def _place(path: str) -> Any:
+  return places.find(path) if lazy.is_remote(path) else pathlib.Path(path)
 
 
 def architecture(path: str | None) -> T5:
@@ -44,12 +55,12 @@ def architecture(path: str | None) -> T5:
       "`BACKBONE` is None, and without INITIAL_CHECKPOINT_PATH nothing states the "
       "architecture. Include a file of gin/backbones/."
     )
-  return T5(t5x.open_source(pathlib.Path(checkpoint(path))).config)
+  return T5(source(path).config)
 
 
 def table(path: str) -> Any:
   """The token table [V H] of a checkpoint; nothing else of it is read."""
-  return t5x.open_source(pathlib.Path(checkpoint(path))).arrays[TABLE].read()
+  return source(path).arrays[TABLE].read()
 
 
 def draw(
