@@ -91,15 +91,20 @@ def _ids(name: str, values: Any) -> Array:
   return jax.numpy.asarray(values, jax.numpy.int32)
 
 
-def load_model(path_or_name: str = "mini", dtype: str | None = None) -> Model:
+def load_model(
+  path_or_name: str = "mini",
+  dtype: str | None = None,
+  weights_dtype: str | None = None,
+) -> Model:
   """A backbone by name ("mini" comes with the library) or by folder.
 
   Args:
     path_or_name: see `interop.load.load`.
     dtype: of activations, "float32" or "bfloat16"; None for float32.
+    weights_dtype: to cast the weights to while they are read; None keeps the stored one.
   """
   compilation.keep()
-  loaded = load(path_or_name)
+  loaded = load(path_or_name, weights_dtype=weights_dtype)
   if dtype is not None:
     bound = dataclasses.replace(loaded.backbone.config, dtype=dtype)
     backbone = dataclasses.replace(loaded.backbone, config=bound)
