@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import pytest
 
@@ -64,6 +65,25 @@ def test_a_chain_of_formats_keeps_every_bit(tmp_path, config, dtype):
     assert set(found) == set(wanted)
     for name, value in wanted.items():
       np.testing.assert_array_equal(found[name], value, err_msg=f"{kind}: {name}")
+
+
+def test_version_2_has_no_name_for_bfloat16(tmp_path):
+  params = weights(CONFIG, jnp.bfloat16)
+  folder = t5x.write_legacy(tmp_path, T5(CONFIG), params)
+  for file in folder.glob("*/.zarray"):
+    file.write_text(file.read_text().replace('"bfloat16"', '"<u2"'))
+  file = folder / "checkpoint"
+  tree = msgpack.unpackb(file.read_bytes(), ext_hook=msgpack.ExtType)
+  scale = np.asarray(params["encoder"]["encoder_norm"]["scale"]).view(np.uint16)
+  data = msgpack.packb((scale.shape, "uint16", scale.tobytes()))
+  tree["version"] = 2
+  tree["optimizer"]["target"]["encoder"]["encoder_norm"]["scale"] = msgpack.ExtType(
+    1, data
+  )
+  file.write_bytes(msgpack.packb(tree))
+  found = bits(source.load(open_source(tmp_path))[1])
+  for name, value in bits(params).items():
+    np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_scanned_weights_are_written_unrolled(tmp_path):

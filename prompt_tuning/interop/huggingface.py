@@ -1,8 +1,9 @@
-"""Hugging Face folders of a T5: config.json and safetensors, single or sharded.
+"""Hugging Face folders of a T5: config.json and its weights, single or sharded.
 
 Linear weights are stored [out, in] there and [in, out] here. The kind of logits is read
 from the weights, not from `tie_word_embeddings`, which releases of transformers write
-differently: an `lm_head.weight` means separate logits.
+differently: an `lm_head.weight` means separate logits, unless it repeats the table of a
+model whose logits are scaled (T5 1.0). float32 and bfloat16 pass bit for bit both ways.
 """
 
 import dataclasses

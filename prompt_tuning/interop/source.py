@@ -71,7 +71,10 @@ def load(
       another shape, or no floating-point numbers (all are named).
   """
   backbone = files.fitting(source.config, expected, str(source.path))
-  dtype = backbone.config.weights_dtype if dtype is None else dtype
+  if dtype is None:
+    dtype = backbone.config.weights_dtype
+  else:
+    dtype = dataclasses.replace(backbone.config, weights_dtype=dtype).weights_dtype
   shapes = _shapes(source.config)
   files.check_names(shapes, dict(source.arrays), str(source.path))
   _check_types(source, dtype)

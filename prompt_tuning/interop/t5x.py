@@ -101,10 +101,14 @@ def _legacy(folder: Any) -> tuple[dict[str, Lazy], int | None]:
   except UnreadableError as error:
     raise UnreadableError(f"{str(file)!r} is damaged: {error}") from error
   stored = [folder / f"target.{name.replace('/', '.')}" for name in zarrs]
+  if len(set(stored)) != len(stored):
+    raise UnreadableError(f"{str(file)!r} is damaged: two arrays have one name.")
   found = stores.arrays({repr(str(place)): stores.url(place) for place in stored})
   leaves |= dict(zip(zarrs, found.values(), strict=True))
-  if version == 2:
-    leaves = {name: _as_bfloat16(leaf) for name, leaf in leaves.items()}
+  for name, leaf in leaves.items():
+    if version == 2 and leaf.dtype == np.uint16:
+      # That version had no name for this type.
+      leaves[name] = viewed(leaf, jnp.bfloat16)
   return leaves, _step(step)
 
 
@@ -176,11 +180,6 @@ def _chunks(file: Any, opened: Any, node: Mapping[str, Any], name: str) -> Lazy:
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UnreadableError(f"the chunks of {name} do not fit: {error}.") from error
   return joined(parts, shape)
-
-
-def _as_bfloat16(lazy: Lazy) -> Lazy:
-  # Version 2 had no name for this type.
-  return viewed(lazy, jnp.bfloat16) if lazy.dtype == np.uint16 else lazy
 
 
 def _orbax(state: Any) -> tuple[dict[str, Lazy], int | None]:

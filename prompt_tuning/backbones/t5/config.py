@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 REMAT_POLICIES = ("none", "full", "dots")
+WEIGHTS = ("float32", "bfloat16")
 SWITCHES = ("dropout_rate", "dtype", "weights_dtype", "scan_layers", "remat_policy")
 
 
@@ -51,7 +52,7 @@ class T5Config:
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
     object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
     if self.weights_dtype is not None:
-      object.__setattr__(self, "weights_dtype", jnp.dtype(self.weights_dtype).name)
+      object.__setattr__(self, "weights_dtype", _weights(self.weights_dtype))
     for name in (
       "vocab_size",
       "emb_dim",
@@ -96,3 +97,12 @@ class T5Config:
     for switch in SWITCHES:
       del fields[switch]
     return {**fields, "mlp_activations": list(self.mlp_activations)}
+
+
+def _weights(dtype: Any) -> str:
+  name = getattr(dtype, "name", getattr(dtype, "__name__", dtype))
+  if name not in WEIGHTS:
+    raise ValueError(
+      f"`T5Config.weights_dtype` must be one of {WEIGHTS} or None, got {dtype!r}."
+    )
+  return name
