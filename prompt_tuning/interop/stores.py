@@ -3,9 +3,12 @@
 tensorstore reads only the chunks that a slice touches, and speaks gs:// itself.
 """
 
+import ctypes
+import functools
+import itertools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,14 +59,69 @@ def _lazy(name: str, opening: Any) -> Lazy:
   def into(target: np.ndarray, index: Index) -> None:
     try:
       _check_claims(array)
-      if target.dtype == dtype:
-        ts.array(target)[...].write(array[index]).result()
-      else:
-        target[...] = array[index].read().result()
+      for group in _groups(array, index):
+        if target.dtype == dtype:
+          here = [
+            ts.array(target[_within(block, index)]).write(array[block])
+            for block in group
+          ]
+          for done in here:
+            done.result()
+        else:
+          for block, read in [(block, array[block].read()) for block in group]:
+            target[_within(block, index)] = read.result()
+        _return_memory()
     except Exception as error:
       raise UnreadableError(f"{name} is damaged: {first_line(error)}.") from error
 
   return Lazy(shape, dtype, into)
+
+
+def _groups(array: Any, index: Index) -> Iterator[list[Index]]:
+  """The blocks of `index` that lie in one chunk each, some at a time.
+
+  A chunk is unpacked aside before it is copied: those of one group take at most half of
+  what the slice takes, unless one alone takes more.
+  """
+  chunk = array.chunk_layout.read_chunk.shape or ()
+  ranges = []
+  for part, width in zip(index, chunk, strict=True):
+    starts = range(part.start - part.start % width, part.stop, width)
+    ranges.append(
+      [slice(max(part.start, at), min(part.stop, at + width)) for at in starts]
+    )
+  blocks = list(itertools.product(*ranges))
+  size = math.prod(part.stop - part.start for part in index)
+  most = max(1, size // (2 * max(1, math.prod(chunk))))
+  for first in range(0, len(blocks), most):
+    yield blocks[first : first + most]
+
+
+@functools.cache
+def _trim() -> Callable[[int], Any]:
+  """glibc's `malloc_trim`, or nothing where there is none."""
+  try:
+    return ctypes.CDLL(None).malloc_trim
+  except (AttributeError, OSError, TypeError):
+    return lambda _: None
+
+
+def _return_memory() -> None:
+  """Hands the room of unpacked chunks back to the system.
+
+  glibc would keep tens of megabytes of it for each of tensorstore's threads, on top of
+  the weights that are kept.
+  """
+  _trim()(0)
+
+
+def _within(block: Index, index: Index) -> tuple[Any, ...]:
+  """Where a block of an array lies in the slice `index` of it."""
+  places = [
+    slice(mine.start - whole.start, mine.stop - whole.start)
+    for mine, whole in zip(block, index, strict=True)
+  ]
+  return (*places, ...)  # With no axes still a view.
 
 
 def _check_claims(array: Any) -> None:
