@@ -2,19 +2,32 @@
 
 import os
 import pathlib
+import tempfile
 
 import pytest
 
 # Before jax is imported: tiny programs compile several times faster unoptimised.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Nothing is written to the home of whoever runs the tests.
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# Programs that take long to compile are compiled once for all workers and child processes,
+# and nothing is written to the home of whoever runs the tests.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _PROGRAMS = tempfile.TemporaryDirectory(prefix="prompt_tuning_tests_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if "xla_backend_optimization_level" not in _FLAGS:
   os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_backend_optimization_level=0".strip()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """A file's tests run in one worker: they share what they compile."""
+  from xdist.scheduler import LoadFileScheduling
+
+  return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
