@@ -9,7 +9,7 @@ import pytest
 # Before jax is imported: tiny programs compile several times faster unoptimised.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Programs that take long to compile are compiled once for all workers and child processes,
+# Programs that take long to compile are compiled once for all workers and children,
 # and nothing is written to the home of whoever runs the tests.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _PROGRAMS = tempfile.TemporaryDirectory(prefix="prompt_tuning_tests_")
