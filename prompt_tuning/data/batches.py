@@ -137,7 +137,8 @@ def every(
 
   Args:
     examples: task features. layout: how each is laid out; its lengths are the limit.
-    size: rows of a batch; the last one repeats its last row to fill up.
+    size: rows of a batch; the last one repeats its last row to fill up, without its
+      targets.
   """
   layout = layout.around(examples)
   order, sort = list(range(len(examples))), len(examples) > MANY * size
@@ -146,12 +147,10 @@ def every(
   for start in range(0, len(order), size):
     numbers = order[start : start + size]
     chosen = [examples[i] for i in numbers]
-    chosen += [chosen[-1]] * (size - len(chosen))
     fitting = layout.around(chosen, doubling=True) if sort else layout
-    yield (
-      stack([pad(fitting.convert(one), fitting.lengths) for one in chosen]),
-      numbers,
-    )
+    rows = [pad(fitting.convert(one), fitting.lengths) for one in chosen]
+    blank = {**rows[-1], "targets": np.zeros_like(rows[-1]["targets"])}
+    yield stack(rows + [blank] * (size - len(rows))), numbers
 
 
 def train_batches(
