@@ -11,7 +11,7 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
-from prompt_tuning.engine import config, evaluate
+from prompt_tuning.engine import config, distributed, evaluate
 from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Sharding, on_host
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
@@ -63,10 +63,12 @@ def evaluate_prompt(
       {"input": text["inputs"], "target": text["targets"], **record}
       for text, record in zip(texts, records, strict=True)
     ]
-    answer.write_lines(folder / f"predictions-{split}.jsonl", lines)
-  files.write_text(
-    folder / f"metrics-{split}.json", json.dumps(scores, indent=2) + "\n"
-  )
+    if distributed.is_first():
+      answer.write_lines(folder / f"predictions-{split}.jsonl", lines)
+  if not distributed.is_first():
+    return scores
+  text = json.dumps(scores, indent=2) + "\n"
+  files.write_text(folder / f"metrics-{split}.json", text)
   shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
   print(f"{split} ({len(examples)} examples): {shown}")
   print(f"files: {folder}")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer
-from prompt_tuning.engine import config, evaluate
+from prompt_tuning.engine import config, distributed, evaluate
 from prompt_tuning.engine.sharding import DEFAULT, Sharding, on_host
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.text import Greedy
@@ -69,8 +69,9 @@ def infer(
   lines = [
     {"input": text, **record} for text, record in zip(texts, records, strict=True)
   ]
-  answer.write_lines(pathlib.Path(output_file), lines)
-  print(f"{len(lines)} answers: {output_file}")
+  if distributed.is_first():
+    answer.write_lines(pathlib.Path(output_file), lines)
+    print(f"{len(lines)} answers: {output_file}")
   return len(lines)
 
 

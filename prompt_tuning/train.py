@@ -14,9 +14,17 @@ from prompt_tuning.core import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import config, fit, interrupt, loop, product, report
+from prompt_tuning.engine import (
+  config,
+  distributed,
+  fit,
+  interrupt,
+  loop,
+  product,
+  report,
+)
 from prompt_tuning.engine.checkpoint import Checkpoints
-from prompt_tuning.engine.log import Log
+from prompt_tuning.engine.log import Log, Silent
 from prompt_tuning.engine.sharding import DEFAULT, Sharding, on_host
 from prompt_tuning.interop import load as backbone_load
 
@@ -137,12 +145,16 @@ def train(
     model, loaded.params, loaded.vocabulary, task, layout, recipe, output
   )
   checkpoints = _enter(folder, configuration) if train_steps else None
-  report.model_info(folder, ready)
   first = (checkpoints.newest() or 0) if checkpoints else 0
-  log = Log(folder, train_steps, first, tensorboard)
+  writes = distributed.is_first()
+  log = Log(folder, train_steps, first, tensorboard) if writes else Silent()
+  if writes:
+    report.model_info(folder, ready)
   facts = fit.facts(loaded, method, layout, task, configuration)
 
   def keep(params: Any, trained: Any, best: loop.Best) -> None:
+    if not writes:
+      return
     fit.product_of(model, params, trained, facts, best).save(folder / "prompt")
 
   start = time.monotonic()
@@ -157,9 +169,10 @@ def train(
     log.close()
     if checkpoints is not None:
       checkpoints.close()
-  report.learning_curve(folder)
-  seconds = time.monotonic() - start
-  _summary(folder, fitted, recipe, seconds, prompt is not None)
+  if writes:
+    report.learning_curve(folder)
+    seconds = time.monotonic() - start
+    _summary(folder, fitted, recipe, seconds, prompt is not None)
   return fitted
 
 
@@ -192,7 +205,8 @@ def _check_folder(folder: pathlib.Path, configuration: str) -> None:
 
 def _enter(folder: pathlib.Path, configuration: str) -> Checkpoints:
   """Opens MODEL_DIR for writing."""
-  files.write_text(folder / "config.gin", configuration)
+  if distributed.is_first():
+    files.write_text(folder / "config.gin", configuration)
   return Checkpoints(folder / "checkpoints")
 
 

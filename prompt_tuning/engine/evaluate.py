@@ -129,8 +129,8 @@ def device_batches(
 ) -> Any:
   """(batch on the devices, numbers of its examples); see `data.batches.every`."""
   size += -size % place.rows
-  for batch, numbers in batching.every(examples, layout, size):
-    yield place.put(batch), numbers
+  for batch, numbers in batching.every(examples, layout, size, place.own_rows(size)):
+    yield place.put(batch, size), numbers
 
 
 def in_order(

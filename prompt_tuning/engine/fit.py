@@ -5,6 +5,7 @@ with checkpoints, or nothing on disk).
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -243,7 +244,7 @@ def run(
   checkpoints: Checkpoints | None = None,
   keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
-  stop: Callable[[], bool] = lambda: False,
+  stop: Callable[[int], bool] = lambda step: False,
 ) -> Fitted:
   """Trains, evaluates, and keeps the best.
 
@@ -278,13 +279,15 @@ def run(
   if checkpoints is not None and checkpoints.newest() is not None:
     begin = checkpoints.restore(begin)
     recorder.say(f"Resumed from step {int(begin.step)}.")
-  kept: dict[str, Any] = {"trainable": jax.device_get(begin.trainable)}
+  kept: dict[str, Any] = {"trainable": ready.place.fetch(begin.trainable)}
 
   def keep_best(trained: Any, found: loop.Best) -> None:
-    kept["trainable"] = jax.device_get(trained)
+    kept["trainable"] = ready.place.fetch(trained)
     if keep is not None:
-      keep(branches.merge(kept["trainable"], frozen), kept["trainable"], found)
+      rest = {**frozen, **ready.place.fetch({k: frozen[k] for k in fixed})}
+      keep(branches.merge(kept["trainable"], rest), kept["trainable"], found)
 
+  fixed = frozen.keys() & {"prompt"}
   final, best = loop.run(
     _compiled(ready),
     begin,
@@ -297,10 +300,11 @@ def run(
       int(begin.step),
       recipe.pack_segments,
       ready.buckets,
+      ready.place.own_rows(recipe.batch_size),
     ),
     jax.random.key(recipe.seed),
     recipe.plan,
-    ready.place.put,
+    functools.partial(ready.place.put, size=recipe.batch_size),
     recorder,
     recipe.optimizer.schedule,
     evaluate=(lambda now: scores(now.trainable)) if validation else None,

@@ -92,7 +92,7 @@ def run(
   save: Callable[[TrainState], None] | None = None,
   keep: Callable[[TrainState, Scores], None] | None = None,
   best: Best | None = None,
-  stop: Callable[[], bool] = lambda: False,
+  stop: Callable[[int], bool] = lambda step: False,
 ) -> tuple[TrainState, Best]:
   """Trains from `state` to the end of the plan.
 
@@ -130,7 +130,7 @@ def run(
       number += 1
       recorder.step(number)
       evaluates = evaluate is not None and plan.due(number, plan.eval_period)
-      told = number < plan.steps and stop()
+      told = number < plan.steps and stop(number)
       saves = save is not None and (told or plan.due(number, plan.save_period))
       if plan.due(number, plan.log_period) or evaluates or saves:
         _report(number, metrics, rate, recorder)

@@ -208,9 +208,41 @@ class Placement:
     axes = model.logical_axes(params)
     return put(params, self.tree(params, axes))
 
-  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Copies a batch to the devices, rows divided."""
-    return jax.device_put(dict(batch), self.by_rows)
+  def own_rows(self, size: int) -> list[int]:
+    """Which of a batch's rows the devices of this process hold."""
+    held = self.by_rows.addressable_devices_indices_map((size,)).values()
+    return sorted({row for (part,) in held for row in range(*part.indices(size))})
+
+  def put(
+    self, batch: Mapping[str, np.ndarray], size: int | None = None
+  ) -> dict[str, jax.Array]:
+    """Copies a batch to the devices, rows divided.
+
+    Args:
+      batch: this process's own rows. size: rows of the whole batch; None where there
+        is one process.
+    """
+    if self.by_rows.is_fully_addressable:
+      return jax.device_put(dict(batch), self.by_rows)
+    own = self.own_rows(size)
+
+    def whole(rows: np.ndarray) -> jax.Array:
+      def part(index: Any) -> np.ndarray:
+        first, last, _ = index[0].indices(size)
+        start = own.index(first)
+        return rows[start : start + last - first]
+
+      shape = size, *rows.shape[1:]
+      return jax.make_array_from_callback(shape, self.by_rows, part)
+
+    return {name: whole(rows) for name, rows in batch.items()}
+
+  def fetch(self, tree: Any) -> Any:
+    """NumPy arrays of a tree, collected from all processes where they must be."""
+    leaves = jax.tree.leaves(tree)
+    if not all(x.is_fully_addressable or x.is_fully_replicated for x in leaves):
+      tree = jax.jit(lambda x: x, out_shardings=self.replicated)(tree)
+    return jax.device_get(tree)
 
   def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
     """A function to compile, in which the model's marks mean this placement."""
@@ -243,8 +275,15 @@ def on_host() -> Iterator[None]:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-  """Copies arrays to where they shall live."""
-  return jax.device_put(tree, shardings)
+  """Copies arrays, the same in every process, to where they shall live."""
+
+  def one(x: Any, place: NamedSharding) -> jax.Array:
+    if place.is_fully_addressable:
+      return jax.device_put(x, place)
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+
+  return jax.tree.map(one, tree, shardings)
 
 
 def check_batch(
