@@ -11,8 +11,9 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
-from prompt_tuning.engine import config, evaluate
+from prompt_tuning.engine import config, distributed, evaluate
 from prompt_tuning.engine.examples import read
+from prompt_tuning.engine.sharding import DEFAULT, Sharding, on_host
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 
@@ -25,6 +26,7 @@ def evaluate_prompt(
   output: Any = None,
   eval_batch_size: int = 64,
   force: bool = False,
+  sharding: Sharding = DEFAULT,
 ) -> dict[str, float]:
   """Writes EVAL_DIR/metrics-SPLIT.json and predictions-SPLIT.jsonl.
 
@@ -35,31 +37,38 @@ def evaluate_prompt(
     split: of the task. output: see `outputs/`.
     eval_batch_size: rows of a batch.
     force: use a prompt that was trained on another backbone.
+    sharding: the mesh and what is divided over it, see `engine.sharding`.
 
   Raises:
     ValueError: for anything that does not fit, before any step is compiled.
   """
-  session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
+  place = sharding.over()
+  with on_host():
+    session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
   vocabulary = session.loaded.vocabulary
   examples = read(task, vocabulary, split)
   layout = session.layout(examples, targets=True)
+  objective, size = CrossEntropy(), eval_batch_size
   evaluator = evaluate.Evaluator(
-    session.model, CrossEntropy(), layout, vocabulary, task, output, eval_batch_size
+    session.model, objective, layout, vocabulary, task, output, size, place
   )
-  scores = evaluator.loss(session.params, examples)
+  params = place.params(session.model, session.params)
+  scores = evaluator.loss(params, examples)
   folder = pathlib.Path(eval_dir)
   if output is not None:
-    records = evaluator.predict(session.params, examples)
+    records = evaluator.predict(params, examples)
     texts = task.examples(split)
     scores.update(task.score([record["prediction"] for record in records], split))
     lines = [
       {"input": text["inputs"], "target": text["targets"], **record}
       for text, record in zip(texts, records, strict=True)
     ]
-    answer.write_lines(folder / f"predictions-{split}.jsonl", lines)
-  files.write_text(
-    folder / f"metrics-{split}.json", json.dumps(scores, indent=2) + "\n"
-  )
+    if distributed.is_first():
+      answer.write_lines(folder / f"predictions-{split}.jsonl", lines)
+  if not distributed.is_first():
+    return scores
+  text = json.dumps(scores, indent=2) + "\n"
+  files.write_text(folder / f"metrics-{split}.json", text)
   shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
   print(f"{split} ({len(examples)} examples): {shown}")
   print(f"files: {folder}")

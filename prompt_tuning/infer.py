@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer
-from prompt_tuning.engine import config, evaluate
+from prompt_tuning.engine import config, distributed, evaluate
+from prompt_tuning.engine.sharding import DEFAULT, Sharding, on_host
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.text import Greedy
 
@@ -28,6 +29,7 @@ def infer(
   labels: Sequence[str] | None = None,
   eval_batch_size: int = 64,
   force: bool = False,
+  sharding: Sharding = DEFAULT,
 ) -> int:
   """Writes one record a line of the input file; returns how many.
 
@@ -39,29 +41,37 @@ def infer(
       greedily.
     labels: for a choice; None takes those in the prompt's card.
     eval_batch_size: rows of a batch.
+    sharding: the mesh and what is divided over it, see `engine.sharding`.
 
   Raises:
     ValueError: for an unreadable file or a prompt that does not fit, before any step
       is compiled.
   """
   texts = read_lines(input_file)
-  session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
+  place = sharding.over()
+  with on_host():
+    session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
   if labels is None and session.prompt is not None:
     labels = session.prompt.card.get("task", {}).get("labels")
   if output is None:
     output = Choice() if labels else Greedy(32)
   vocabulary = session.loaded.vocabulary
   examples = answer.examples(vocabulary, texts)
-  run = evaluate.predictor(session.model, vocabulary, labels, output)
-  layout = session.layout(examples)
+  run = evaluate.predictor(session.model, vocabulary, labels, output, place)
+  params = place.params(session.model, session.params)
   records = evaluate.in_order(
-    functools.partial(run, session.params), examples, layout, eval_batch_size
+    functools.partial(run, params),
+    examples,
+    session.layout(examples),
+    eval_batch_size,
+    place,
   )
   lines = [
     {"input": text, **record} for text, record in zip(texts, records, strict=True)
   ]
-  answer.write_lines(pathlib.Path(output_file), lines)
-  print(f"{len(lines)} answers: {output_file}")
+  if distributed.is_first():
+    answer.write_lines(pathlib.Path(output_file), lines)
+    print(f"{len(lines)} answers: {output_file}")
   return len(lines)
 
 

@@ -14,9 +14,18 @@ from prompt_tuning.core import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import config, fit, interrupt, loop, product, report
+from prompt_tuning.engine import (
+  config,
+  distributed,
+  fit,
+  interrupt,
+  loop,
+  product,
+  report,
+)
 from prompt_tuning.engine.checkpoint import Checkpoints
-from prompt_tuning.engine.log import Log
+from prompt_tuning.engine.log import Log, Silent
+from prompt_tuning.engine.sharding import DEFAULT, Sharding, on_host
 from prompt_tuning.interop import load as backbone_load
 
 # Bindings that may change when a run is resumed.
@@ -29,6 +38,13 @@ MAY_CHANGE = (
   "EVAL_EXAMPLES",
   "PATIENCE",
   "TENSORBOARD",
+  # The same run on other devices.
+  "SHARDING",
+  "NUM_PARTITIONS",
+  "MODEL_PARALLEL_SUBMESH",
+  "REPLICAS",
+  "AXIS_RULES",
+  "TRAINABLE_RULES",
 )
 
 
@@ -62,6 +78,7 @@ def train(
   dropout_rate: float = 0.0,
   seed: int = 0,
   tensorboard: bool = True,
+  sharding: Sharding = DEFAULT,
 ) -> fit.Fitted:
   """Runs one sentence (backbone, task, method, objective, numbers) into MODEL_DIR.
 
@@ -82,6 +99,7 @@ def train(
       `engine.fit.Recipe` and `engine.loop.Plan`.
     dropout_rate: of the backbone's layers while training.
     tensorboard: also write TensorBoard events.
+    sharding: the mesh and what is divided over it, see `engine.sharding`.
 
   Raises:
     ValueError: for anything that cannot run, before any step is compiled.
@@ -95,7 +113,9 @@ def train(
   plan = loop.Plan(
     train_steps, log_period, eval_period, save_period, best_metric, patience
   )
-  loaded = backbone_load.load(initial_checkpoint_path, backbone, vocabulary, seed)
+  # A device would have no room for weights that are divided over many.
+  with on_host():
+    loaded = backbone_load.load(initial_checkpoint_path, backbone, vocabulary, seed)
   model = PromptedModel(loaded.backbone, prompt, pack_segments)
   layout = Layout(
     task_feature_lengths["inputs"],
@@ -118,18 +138,23 @@ def train(
     buckets=buckets,
     seed=seed,
     dropout=dropout_rate > 0 or fit.drops(prompt),
+    sharding=sharding,
   )
   # Nothing is written before all that can be refused has been.
   ready = fit.prepare(
     model, loaded.params, loaded.vocabulary, task, layout, recipe, output
   )
   checkpoints = _enter(folder, configuration) if train_steps else None
-  report.model_info(folder, model, loaded.params, recipe.trainable)
   first = (checkpoints.newest() or 0) if checkpoints else 0
-  log = Log(folder, train_steps, first, tensorboard)
+  writes = distributed.is_first()
+  log = Log(folder, train_steps, first, tensorboard) if writes else Silent()
+  if writes:
+    report.model_info(folder, ready)
   facts = fit.facts(loaded, method, layout, task, configuration)
 
   def keep(params: Any, trained: Any, best: loop.Best) -> None:
+    if not writes:
+      return
     fit.product_of(model, params, trained, facts, best).save(folder / "prompt")
 
   start = time.monotonic()
@@ -144,9 +169,10 @@ def train(
     log.close()
     if checkpoints is not None:
       checkpoints.close()
-  report.learning_curve(folder)
-  seconds = time.monotonic() - start
-  _summary(folder, fitted, recipe, seconds, prompt is not None)
+  if writes:
+    report.learning_curve(folder)
+    seconds = time.monotonic() - start
+    _summary(folder, fitted, recipe, seconds, prompt is not None)
   return fitted
 
 
@@ -179,7 +205,8 @@ def _check_folder(folder: pathlib.Path, configuration: str) -> None:
 
 def _enter(folder: pathlib.Path, configuration: str) -> Checkpoints:
   """Opens MODEL_DIR for writing."""
-  files.write_text(folder / "config.gin", configuration)
+  if distributed.is_first():
+    files.write_text(folder / "config.gin", configuration)
   return Checkpoints(folder / "checkpoints")
 
 

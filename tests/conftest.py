@@ -56,3 +56,27 @@ def tiny_folder(tmp_path_factory, vocabulary_file) -> str:
   params = jax.jit(backbone.init)(jax.random.key(0))
   files.save(folder, backbone, params, vocabulary_file)
   return str(folder)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  """Compiled programs, shared by the runs and processes of a test file."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  folder = str(tmp_path_factory.mktemp("cache"))
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+
+  def use(values):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+  use(settings)
+  yield {name.upper(): str(value) for name, value in settings.items()}
+  use(before)

@@ -1,11 +1,12 @@
 """Tiny runs of every method in `gin/methods/`, for tests.
 
-As a program it takes a folder and names of methods, and writes there the result of one
-compiled step of each, divided over all devices.
+As a program it takes a folder and names of methods, and writes there what compiled
+steps of each give, divided over all devices and on one of them.
 """
 
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 import sys
@@ -25,7 +26,7 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.batches import stack
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.packing import pack
-from prompt_tuning.engine import config, optimizer, sharding, state, step
+from prompt_tuning.engine import config, fit, optimizer, sharding, state, step
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 METHODS = config.methods()
@@ -34,6 +35,12 @@ BACKBONE = T5(T5Config(V, H, 2, 8, 24, 1, 1))
 # Every batch has 8 rows (one a device) of 40 and 20 positions, prompts and packing
 # included: run primitive by primitive, all methods then share their compilations.
 B, T, U, S = 8, 40, 20, 3
+# Steps after which a divided run must equal one on a single device, and the methods
+# that take them; the others take one, which is compared with an uncompiled one.
+STEPS = 5
+COMPARED = ["full_fine_tuning", "prefix_tuning", "s_idpg_phm"]
+if os.environ.get("PROMPT_TUNING_THOROUGH"):
+  COMPARED = METHODS
 # No two letters of a formula share a value, so that no wrong one gives the count.
 NUMBERS = {
   "PROMPT_LENGTH": 6,
@@ -217,20 +224,33 @@ class Case:
     flat = [x.reshape(len(x), -1, H) for x in tables if x is not None]
     return np.concatenate(flat, axis=1)
 
-  def training(self, rule: Any = optax.sgd, dropout: bool = False) -> tuple[Any, Any]:
+  def training(
+    self, rule: Any = optax.sgd, dropout: bool = False, microbatches: int = 1
+  ) -> tuple[Any, Any]:
     """The engine's step with the file's rates, and its arguments.
 
     A recorder of the gradient stands in front of the rule, which is linear so that
     rounding stays small.
     """
     trainable, frozen = self.split
-    rates = optimizer.constant(self.method.rate), None, self.method.branch_rates
+    own = {name: slowed(rate) for name, rate in self.method.branch_rates.items()}
+    rates = slowed(optimizer.constant(self.method.rate)), None, own
     transform = optax.chain(
       recorder(), optimizer.Optimizer(rule, *rates).build(trainable)
     )
-    run = step.train_step(self.model, CrossEntropy(), transform, dropout=dropout)
+    run = step.train_step(
+      self.model, CrossEntropy(), transform, microbatches, dropout=dropout
+    )
     begin = state.create(trainable, transform)
     return run, (begin, frozen, self.batch(), jax.random.key(2))
+
+
+def slowed(rate: Any) -> Any:
+  """A rate for the first step, and a hundredth of it for those behind.
+
+  Random weights make attention so sharp that large steps multiply each rounding.
+  """
+  return lambda step: rate(step) * jnp.where(step == 0, 1.0, 0.01)
 
 
 def recorder() -> optax.GradientTransformation:
@@ -270,28 +290,74 @@ def assert_close(left: Any, right: Any, tolerance: float = 1e-5) -> None:
   np.testing.assert_allclose(left, right, rtol=0, atol=tolerance * scale)
 
 
-def sharded_step(one: Case) -> dict[str, np.ndarray]:
-  """One compiled step, rows divided over all devices, the state donated."""
-  over = sharding.mesh()
-  sharding.check_batch(B, 1, over)
-  run, (begin, frozen, batch, key) = one.training()
-  place = sharding.replicated(over)
+@dataclasses.dataclass
+class Taken:
+  """Attributes:
+  first, last: outcomes of the first step and of the last one.
+  program: the compiled step. places: where its parameters live.
+  """
+
+  first: dict[str, np.ndarray]
+  last: dict[str, np.ndarray]
+  program: Any
+  places: fit.Places
+
+
+def take_steps(
+  one: Case, place: sharding.Placement, count: int = STEPS, microbatches: int = 1
+) -> Taken:
+  """Compiled steps of a method as the engine places them, the state donated."""
+  sharding.check_batch(len(one.rows), microbatches, place)
+  run, (begin, frozen, batch, key) = one.training(microbatches=microbatches)
+  trainable, _ = one.split
+  axes = one.model.logical_axes(one.params)
+  places = fit.Places(
+    place.tree(frozen, axes), place.tree(trainable, axes, trains=True)
+  )
+  held = place.beside(begin, trainable, places.trainable)
+  places = dataclasses.replace(places, state=held)
   before = jax.tree.map(np.array, frozen)
-  frozen = jax.device_put(frozen, place)
+  frozen = sharding.put(frozen, places.frozen)
   # A copy: what is donated must not be the case's own arrays.
-  begin = jax.device_put(jax.tree.map(jnp.array, begin), place)
-  step_fn = jax.jit(run, donate_argnums=0)
-  found = outcome(step_fn(begin, frozen, sharding.put(batch, over), key))
-  found["devices"] = np.asarray(over.size)
+  now = sharding.put(jax.tree.map(jnp.array, begin), held)
+  batch = place.put(batch)
+  outputs = held, place.replicated
+  step_fn = jax.jit(place.traced(run), donate_argnums=0, out_shardings=outputs)
+  program = step_fn.lower(now, frozen, batch, key).compile()
+  found = []
+  for _ in range(count):
+    now, metrics = program(now, frozen, batch, key)
+    found.append(outcome((now, metrics)))
   jax.tree.map(np.testing.assert_array_equal, before, frozen)
+  return Taken(found[0], found[-1], program, places)
+
+
+def sharded_steps(one: Case, compared: bool) -> dict[str, np.ndarray]:
+  """Steps on 4 x 2 devices with everything divided, and on one device if compared."""
+  rules = axis_rules("fully_sharded")
+  config = sharding.Sharding(2, rules=rules, trainable_rules=rules)
+  many = take_steps(one, config.over(), STEPS if compared else 1)
+  found = {**many.first, "devices": np.asarray(len(jax.devices()))}
+  if compared:
+    single = take_steps(one, sharding.DEFAULT.over(jax.devices()[:1]))
+    for name, taken in (("many", many), ("one", single)):
+      found |= {f"{name}/{key}": value for key, value in taken.last.items()}
   return found
+
+
+@functools.cache
+def axis_rules(name: str) -> Any:
+  """AXIS_RULES of a file of gin/sharding/."""
+  file = f"gin/sharding/{name}.gin"
+  config.parse([file], ["NUM_PARTITIONS = 1"])
+  return config.macro("AXIS_RULES")
 
 
 def main(folder: str, *names: str) -> None:
   """Writes FOLDER/NAME.npz for each method, each file whole or not at all."""
   for name in names:
     with tempfile.TemporaryDirectory() as scratch:
-      found = sharded_step(case(name, scratch))
+      found = sharded_steps(case(name, scratch), name in COMPARED)
     aside = pathlib.Path(folder, f"{name}.part.npz")
     np.savez(aside, **found)
     aside.replace(pathlib.Path(folder, f"{name}.npz"))

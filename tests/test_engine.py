@@ -60,6 +60,9 @@ class Toy:
   lengths = {}
   backbone = Same()
 
+  def logical_axes(self, params):
+    return {}
+
   def init_prompt(self, key, backbone_params, encode):
     return {"bias": jax.random.uniform(key, (V,))}
 
@@ -415,7 +418,7 @@ def plain_run(plan, scores=None, begin=0, best=None, losses=None, data=99, save=
     batches,
     jax.random.key(0),
     plan,
-    sharding.mesh(jax.devices()[:1]),
+    dict,
     seen.recorder,
     optimizer.constant(0.25),
     evaluate=evaluate_state if scores else None,
@@ -562,7 +565,7 @@ def test_the_best_metric_must_be_one_that_evaluation_gives(params):
 
 
 def test_batches_must_divide():
-  over = sharding.mesh(jax.devices()[:1])
+  over = sharding.DEFAULT.over(jax.devices()[:1])
   sharding.check_batch(6, 3, over)
   with pytest.raises(ValueError, match="`BATCH_SIZE` is 7.*multiple of 3"):
     sharding.check_batch(7, 3, over)
@@ -741,7 +744,14 @@ def test_the_report_lists_every_parameter(tmp_path, tiny_folder):
   loaded = load(tiny_folder)
   prompt = Prompt(3, Dense(uniform.symmetric(0.5)), EncoderInput())
   model = PromptedModel(loaded.backbone, prompt)
-  report.model_info(tmp_path, model, loaded.params, ("prompt",))
+  recipe = fit.Recipe(
+    ("prompt",), None, None, None, sharding=sharding.Sharding(rules=[("batch", "data")])
+  )
+  place, transform = recipe.sharding.over(), optimizer.AdamW()(lambda step: 0.1)
+  params = {"backbone": loaded.params, "prompt": model.prompt_shapes(loaded.params)}
+  places = fit.places(model, params, ("prompt",), transform, place)
+  text = report.info_text(model, params, recipe, transform, place, places)
+  (tmp_path / "model-info.txt").write_text(text)
   lines = (tmp_path / "model-info.txt").read_text().splitlines()
   frozen, trains = branches.count(loaded.params), 3 * 16
   assert lines[0] == f"parameters {frozen + trains:,}, of which {trains:,} train"

@@ -48,7 +48,7 @@ class Devices:
 
   def result(self, name):
     """Waits for a method's step."""
-    file, last = self.folder / f"{name}.npz", time.monotonic() + 400
+    file, last = self.folder / f"{name}.npz", time.monotonic() + 900
     while not file.exists():
       ended = self.process is not None and self.process.poll() is not None
       if ended and not file.exists() or time.monotonic() > last:
@@ -90,7 +90,7 @@ def case(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stepped(case, devices):
-  """Loss, gradients and trained leaves of one compiled step over 8 devices."""
+  """Loss, gradients and trained leaves of compiled steps over 8 devices."""
   return devices.result(case.method.name)
 
 
@@ -122,6 +122,14 @@ def test_packed_on_one_device_equals_compiled_over_eight(case, stepped):
   for path, gradient in branches.flatten(found).items():
     # Sums in another order, through a softmax each way: a little more rounding.
     tools.assert_close(gradient / term.weight, stepped[f"gradient/{path}"], 5e-5)
+
+
+@pytest.mark.parametrize("case", tools.COMPARED, indirect=True, scope="module")
+def test_five_steps_over_eight_devices_equal_those_of_one(case, stepped):
+  """Weights, prompts and slots divided over data and model, collected where used."""
+  for path in [None, *branches.flatten(case.split[0])]:
+    name = "loss" if path is None else f"trained/{path}"
+    tools.assert_close(stepped[f"many/{name}"], stepped[f"one/{name}"])
 
 
 def test_optimiser_has_slots_for_what_trains_alone(case):

@@ -9,9 +9,7 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import infer, train
@@ -37,27 +35,6 @@ LEARNING_RATE = 0.05
 SEED = 3
 TENSORBOARD = False
 """
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  """Compiled programs, shared by the processes of this file."""
-  folder = str(tmp_path_factory.mktemp("cache"))
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-
-  def use(values):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-  use(settings)
-  yield {name.upper(): str(value) for name, value in settings.items()}
-  use(before)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ class _Pooled(nn.Module):
       vector_RC = jnp.take_along_axis(values_RTC, last_R[:, None, None], 1)[:, 0]
     else:
       shape = (values_RTC.shape[-1],)
-      query_C = weight(self, "query", uniform.normal(0.02), shape, spec)
+      query_C = weight(self, "query", uniform.normal(0.02), shape, spec, ("embed",))
       scores_RT = jnp.where(mask_RT, values_RTC @ query_C, -1e10)
       vector_RC = jnp.einsum("RT,RTC->RC", jax.nn.softmax(scores_RT), values_RTC)
     if self.normalize:

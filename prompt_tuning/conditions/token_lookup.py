@@ -37,5 +37,6 @@ class TokenLookup(nn.Module):
     ids_RP = jnp.pad(context.ids, room)[:, : self.length]
     mask_RP = jnp.pad(context.mask, room)[:, : self.length]
     shape = (spec.vocabulary, self.width or H)
-    table_VC = weight(self, "table", self.initializer, shape, spec)
+    axes = "vocab", "embed"
+    table_VC = weight(self, "table", self.initializer, shape, spec, axes)
     return Code(jnp.take(table_VC, ids_RP, axis=0), mask_RP)

@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.core import unfreeze
 from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.core.context import Context, Spec, frozen, real_rows
 from prompt_tuning.core.injection import Injection
+from prompt_tuning.core.trainable import flatten
 
 Params = dict[str, Any]
 Batch = dict[str, Array]
@@ -44,8 +46,7 @@ class PromptedModel:
     """Draws the prompt's parameters; `encode` turns text into piece ids."""
     if self.prompt is None:
       return {}
-    table_VH = self.backbone.table(backbone_params)
-    spec = dataclasses.replace(self.backbone.spec, table=table_VH, encode=encode)
+    spec = self._spec(backbone_params, encode)
     return self._init_prompt(key, backbone_params, spec)
 
   def prompt_shapes(self, backbone_params: Any) -> Params:
@@ -54,21 +55,48 @@ class PromptedModel:
       return {}
 
     def draw(key, params):
-      table_VH = self.backbone.table(params)
-      spec = dataclasses.replace(self.backbone.spec, table=table_VH)
-      return self._init_prompt(key, params, spec)
+      return self._init_prompt(key, params, self._spec(params))
 
     return jax.eval_shape(draw, jax.random.key(0), backbone_params)
 
+  def logical_axes(self, params: Any) -> dict[str, tuple[str | None, ...]]:
+    """Path of a parameter -> names of its axes; a few have none.
+
+    Args:
+      params: all parameters, or what has their shapes. The prompt's are read, never
+        drawn: a loaded prompt cannot draw any.
+    """
+    found = flatten({"backbone": self.backbone.logical_axes()})
+    if self.prompt is None:
+      return found
+
+    def read(backbone: Any, prompt: Any) -> Any:
+      inputs = self._first_context(backbone), self._spec(backbone)
+      return self.prompt.apply({"params": prompt}, *inputs, mutable="params_axes")[1]
+
+    shapes = jax.eval_shape(read, params["backbone"], params.get("prompt", {}))
+    marks = unfreeze(shapes).get("params_axes", {})
+    for path, mark in flatten({"prompt": marks}).items():
+      found[path.removesuffix("_axes")] = tuple(mark.names)
+    return found
+
+  def _spec(self, backbone_params: Any, encode: Any = None) -> Spec:
+    table_VH = self.backbone.table(backbone_params)
+    return dataclasses.replace(self.backbone.spec, table=table_VH, encode=encode)
+
   def _init_prompt(self, key: Any, backbone_params: Any, spec: Spec) -> Params:
+    context = self._first_context(backbone_params)
+    return self.prompt.init(key, context, spec).get("params", {})
+
+  def _first_context(self, backbone_params: Any) -> Context:
+    """A row with something in it, to learn shapes from."""
     length = max(4, sum(self.lengths.values()))
     batch = {"inputs": jnp.ones((self.segments, length), jnp.int32)}
     if self.segments > 1:
       batch["segment_ids"] = jnp.ones_like(batch["inputs"])
     if self.prompt.external_width:
       batch["external"] = jnp.zeros((self.segments, self.prompt.external_width))
-    context = self.context(backbone_params, batch)
-    return self.prompt.init(key, context, spec).get("params", {})
+    return self.context(backbone_params, batch)
 
   def context(self, backbone_params: Any, batch: Batch) -> Context:
     """What the prompt may read of a batch; all of it is data, none of it trains."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
+from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.core.context import Context, Spec
@@ -31,6 +32,8 @@ Shape = tuple[int, int, int]
 
 # Most positions of one prompt. Attention costs their square; methods use 1 to 200.
 LONGEST = 4096
+# Names of the axes of a prompt's tables [G P H], see `core.partition`.
+AXES = ("tables", "prompt", "embed")
 
 
 @flax.struct.dataclass
@@ -52,16 +55,27 @@ def weight(
   initializer: Initializer | None,
   shape: Sequence[int],
   spec: Spec,
+  axes: Sequence[str | None] | None = None,
 ) -> Array:
   """A float32 parameter of a word, drawn while initialising and read afterwards.
 
   A loaded prompt has no initialiser, and one that starts from words cannot run without
   a tokeniser; so, unlike Flax's own, this never calls it to check a shape.
 
+  Args:
+    module, name: whose parameter, and which. initializer: draws it. shape: its sizes.
+    spec: of the backbone.
+    axes: a name for each axis, by which it may be divided over devices (see
+      `core.partition`); None keeps it whole on every device.
+
   Raises:
     ValueError: if a stored parameter has another shape.
   """
   shape = tuple(shape)
+  if axes is not None:
+    # As flax.linen.partitioning.param_with_axes does, which would call the initialiser.
+    mark = partitioning.AxisMetadata(tuple(axes))
+    module.sow("params_axes", f"{name}_axes", mark, reduce_fn=lambda old, new: new)
   if module.is_initializing():
     return module.param(name, initializer, shape, spec)
   value = module.get_variable("params", name)

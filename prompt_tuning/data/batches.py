@@ -116,18 +116,32 @@ def stack(rows: Sequence[Batch]) -> Batch:
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def batches(rows: Iterable[Batch], size: int) -> Iterator[Batch]:
-  """Full batches; a ragged end is dropped (training streams have none)."""
+def batches(
+  rows: Iterable[Any],
+  size: int,
+  own: Sequence[int] | None = None,
+  finish: Callable[[Any], Batch] = lambda row: row,
+) -> Iterator[Batch]:
+  """Full batches; a ragged end is dropped (training streams have none).
+
+  Args:
+    rows: of all processes. size: B. own: numbers of the rows of a batch to make, those
+      of this process; None for all. finish: makes a row of model features.
+  """
   rows = iter(rows)
+  own = range(size) if own is None else own
   while True:
     chosen = list(itertools.islice(rows, size))
     if len(chosen) < size:
       return
-    yield stack(chosen)
+    yield stack([finish(chosen[i]) for i in own])
 
 
 def every(
-  examples: Sequence[Mapping[str, Any]], layout: Layout, size: int
+  examples: Sequence[Mapping[str, Any]],
+  layout: Layout,
+  size: int,
+  own: Sequence[int] | None = None,
 ) -> Iterator[tuple[Batch, list[int]]]:
   """Batches of padded rows that hold each example once, and the numbers of these.
 
@@ -137,8 +151,11 @@ def every(
 
   Args:
     examples: task features. layout: how each is laid out; its lengths are the limit.
-    size: rows of a batch; the last one repeats its last row to fill up.
+    size: rows of a batch; the last one repeats its last row to fill up, without its
+      targets.
+    own: numbers of the rows to make, those of this process; None for all.
   """
+  own = range(size) if own is None else own
   layout = layout.around(examples)
   order, sort = list(range(len(examples))), len(examples) > MANY * size
   if sort:
@@ -146,12 +163,13 @@ def every(
   for start in range(0, len(order), size):
     numbers = order[start : start + size]
     chosen = [examples[i] for i in numbers]
-    chosen += [chosen[-1]] * (size - len(chosen))
     fitting = layout.around(chosen, doubling=True) if sort else layout
-    yield (
-      stack([pad(fitting.convert(one), fitting.lengths) for one in chosen]),
-      numbers,
-    )
+    rows = []
+    for i in own:
+      row = pad(fitting.convert(chosen[min(i, len(chosen) - 1)]), fitting.lengths)
+      blank = np.zeros_like(row["targets"])
+      rows.append(row if i < len(chosen) else {**row, "targets": blank})
+    yield stack(rows), numbers
 
 
 def train_batches(
@@ -162,8 +180,13 @@ def train_batches(
   first_step: int = 0,
   pack_segments: int = 1,
   buckets: Sequence[int] = (),
+  own: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
   """Training batches from step `first_step` on.
+
+  The order of examples does not depend on how many processes share them: each lays out
+  its own rows of the same batches. (Packed rows and buckets depend on the examples
+  before, so every process lays out all and keeps its own.)
 
   Args:
     examples: a sequence held in memory, or a function that opens a stream.
@@ -174,6 +197,7 @@ def train_batches(
     pack_segments: S, examples a row may hold; 1 pads instead of packing.
     buckets: lengths of `inputs` to choose among for a batch, see `data.buckets`; empty
       for one length.
+    own: numbers of the rows of a batch to make, those of this process; None for all.
   """
   streams = callable(examples)
   direct = not streams and pack_segments == 1 and not buckets
@@ -181,17 +205,23 @@ def train_batches(
     source: Iterable[Example] = examples()
   else:
     source = shuffled(examples, seed, first_step * size if direct else 0)
-  features = (layout.convert(example) for example in source)
   lengths = layout.lengths
+  if buckets or pack_segments > 1:
+    features = (layout.convert(example) for example in source)
   if buckets:
-    result = bucketing.batches(features, lengths, buckets, size)
+    whole = bucketing.batches(features, lengths, buckets, size)
+    result = (_only(batch, own) for batch in whole)
   elif pack_segments > 1:
     rows = pack(features, lengths["inputs"], lengths["targets"], pack_segments)
-    result = batches(rows, size)
+    result = batches(rows, size, own)
   else:
-    result = batches((pad(row, lengths) for row in features), size)
+    result = batches(source, size, own, lambda one: pad(layout.convert(one), lengths))
   # What depends on the examples before cannot be entered in the middle: read up to it.
   return result if direct else itertools.islice(result, first_step, None)
+
+
+def _only(batch: Batch, own: Sequence[int] | None) -> Batch:
+  return batch if own is None else {name: x[list(own)] for name, x in batch.items()}
 
 
 def ahead(source: Iterator[Any], depth: int = 4) -> Iterator[Any]:

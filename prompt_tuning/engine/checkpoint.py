@@ -10,6 +10,7 @@ import pathlib
 import jax
 import orbax.checkpoint as ocp
 
+from prompt_tuning.engine import distributed
 from prompt_tuning.engine.state import TrainState
 
 # What a whole checkpoint holds: Orbax writes the first last of all.
@@ -25,7 +26,9 @@ class Checkpoints:
 
   def __init__(self, folder: str | pathlib.Path, keep: int = 2) -> None:
     self.folder = pathlib.Path(folder).absolute()
-    _set_aside(self.folder)
+    if distributed.is_first():
+      _set_aside(self.folder)
+    distributed.wait("checkpoints are looked through")
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
     self._manager = ocp.CheckpointManager(self.folder, options=options)
 

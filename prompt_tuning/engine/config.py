@@ -19,12 +19,15 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from prompt_tuning.engine import compilation
+from prompt_tuning.engine import compilation, distributed
 from prompt_tuning.engine.explain import differing_lines as differing_lines
 from prompt_tuning.engine.explain import missing_file, nearest, unparsed
 
 # What gin's parser raises for what a user wrote.
 _WRONG = (ValueError, AttributeError, ImportError, NameError, SyntaxError, TypeError)
+
+# Flags that a value follows.
+_VALUED = ("--gin_file", "--gin_search_paths", "--gin_bindings", *distributed.FLAGS)
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -66,9 +69,10 @@ def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any
   """
   argv = sys.argv[1:] if argv is None else argv
   try:
-    parse_flags(argv, verb.__module__)
+    processes = parse_flags(argv, verb.__module__)
     _check_bound(verb)
     compilation.keep()
+    distributed.start(processes)
     return call(verb)
   except (ValueError, OSError) as error:
     print(f"error: {_first_cause(error)}", file=sys.stderr)
@@ -103,9 +107,14 @@ def _first_cause(error: BaseException) -> str:
   return text.split("\n  In call to configurable")[0]
 
 
-def parse_flags(argv: Sequence[str], verb: str) -> None:
-  """Reads --gin_file, --gin_search_paths, --gin_bindings and --gin.NAME=value."""
+def parse_flags(argv: Sequence[str], verb: str) -> distributed.Cluster:
+  """Reads --gin_file, --gin_search_paths, --gin_bindings and --gin.NAME=value.
+
+  Returns:
+    What flags and the environment say of other processes.
+  """
   files, bindings, paths = [], [], []
+  processes, detect = {}, False
   arguments = list(argv)
   while arguments:
     flag = arguments.pop(0)
@@ -116,13 +125,18 @@ def parse_flags(argv: Sequence[str], verb: str) -> None:
     if name.startswith("--gin.") and equals:
       bindings.append(f"{name[len('--gin.') :]} = {value}")
       continue
-    if name not in ("--gin_file", "--gin_search_paths", "--gin_bindings"):
+    if name in ("--multiprocess", "--multiprocess_gpu") and not equals:
+      detect = True
+      continue
+    if name not in _VALUED:
       raise ConfigError(_unknown_flag(flag))
     if not equals:
       if not arguments:
         raise ConfigError(f"`{name}` needs a value: {name}=VALUE.")
       value = arguments.pop(0)
-    if name == "--gin_file":
+    if name in distributed.FLAGS:
+      processes[name] = value
+    elif name == "--gin_file":
       files.append(value)
     elif name == "--gin_bindings":
       bindings.append(value)
@@ -133,14 +147,17 @@ def parse_flags(argv: Sequence[str], verb: str) -> None:
       f"No configuration: python -m {verb} --gin_file=configs/... "
       "[--gin.MODEL_DIR=\"'runs/name'\"]."
     )
+  found = distributed.cluster(processes, detect)
   parse(files, bindings, paths)
+  return found
 
 
 def _unknown_flag(flag: str) -> str:
   fix = "--gin.NAME=value" if flag.startswith("--gin") else "--gin_file=FILE"
   return (
     f"Unknown flag {flag!r}. Flags are --gin_file=FILE, --gin_search_paths=DIR,DIR, "
-    f"--gin_bindings='NAME = value' and --gin.NAME=value; did you mean {fix}?"
+    f"--gin_bindings='NAME = value' and --gin.NAME=value, and for several processes "
+    f"{', '.join(distributed.FLAGS)} or --multiprocess; did you mean {fix}?"
   )
 
 

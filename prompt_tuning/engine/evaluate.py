@@ -13,6 +13,7 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import decode, sharding
 from prompt_tuning.engine import score as scoring
+from prompt_tuning.engine.sharding import Placement
 from prompt_tuning.outputs import choice, text
 
 Example = dict[str, Any]
@@ -27,7 +28,7 @@ class Evaluator:
   Attributes:
     model, objective, layout, vocabulary, task: as in `engine.fit`.
     output: how predictions are made (`outputs/`), or None for the loss alone.
-    size: rows of a batch.
+    size: rows of a batch. place: the mesh and its rules; None for all devices.
   """
 
   def __init__(
@@ -39,22 +40,24 @@ class Evaluator:
     task: Any,
     output: Any,
     size: int,
+    place: Placement | None = None,
   ) -> None:
     self.model, self.objective = model, objective
     self.layout, self.task, self.size = layout, task, size
-    self._loss = jax.jit(lambda params, batch: objective(model, params, batch, None))
+    self.place = place or sharding.DEFAULT.over()
+
+    def loss(params: Any, batch: Any) -> Any:
+      return objective(model, params, batch, None)
+
+    self._loss = compiled(loss, self.place)
     self._predictor = None
     if output is not None:
-      self._predictor = predictor(model, vocabulary, task.labels, output)
+      self._predictor = predictor(model, vocabulary, task.labels, output, self.place)
 
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Mean loss over target tokens, and the other metrics of the objective."""
     sums: dict[str, list[float]] = {}
-    for batch, numbers in device_batches(examples, self.layout, self.size):
-      rows, real = len(batch["targets"]), len(numbers)
-      if real < rows:
-        keep = jax.numpy.arange(rows)[:, None] < real
-        batch["targets"] = jax.numpy.where(keep, batch["targets"], 0)
+    for batch, _ in device_batches(examples, self.layout, self.size, self.place):
       term = jax.device_get(self._loss(params, batch))
       # A batch whose targets are all padding counts one target; it adds no loss.
       found = {"loss": (term.total, term.weight), **term.metrics}
@@ -67,7 +70,7 @@ class Evaluator:
   def predict(self, params: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """One record an example, in order: `prediction` and its scores."""
     run = functools.partial(self._predictor, params)
-    return in_order(run, examples, self.layout, self.size)
+    return in_order(run, examples, self.layout, self.size, self.place)
 
   def scores(
     self,
@@ -102,7 +105,7 @@ class Evaluator:
       known |= set(self.task.score(right, split, range(len(few))))
     if name in known:
       return
-    batch, _ = next(device_batches(examples[:1], self.layout, 1))
+    batch, _ = next(batching.every(examples[:1], self.layout, 1))
     term = jax.eval_shape(
       lambda params, batch: self.objective(self.model, params, batch, None),
       params,
@@ -116,12 +119,18 @@ class Evaluator:
       )
 
 
-def device_batches(examples: Sequence[Example], layout: Layout, size: int) -> Any:
+def compiled(function: Callable[..., Any], place: Placement) -> Callable[..., Any]:
+  """A jitted function of (params, batch, ...) whose results are whole everywhere."""
+  return jax.jit(place.traced(function), out_shardings=place.replicated)
+
+
+def device_batches(
+  examples: Sequence[Example], layout: Layout, size: int, place: Placement
+) -> Any:
   """(batch on the devices, numbers of its examples); see `data.batches.every`."""
-  over = sharding.mesh()
-  size += -size % over.size
-  for batch, numbers in batching.every(examples, layout, size):
-    yield sharding.put(batch, over), numbers
+  size += -size % place.rows
+  for batch, numbers in batching.every(examples, layout, size, place.own_rows(size)):
+    yield place.put(batch, size), numbers
 
 
 def in_order(
@@ -129,13 +138,15 @@ def in_order(
   examples: Sequence[Example],
   layout: Layout,
   size: int,
+  place: Placement | None = None,
 ) -> list[Any]:
   """What `run(batch, numbers)` says of each row, in the order of the examples.
 
   `numbers` [B] are those of the batch's examples; at rows that only fill up, the last.
   """
   found: list[Any] = [None] * len(examples)
-  for batch, numbers in device_batches(examples, layout, size):
+  place = place or sharding.DEFAULT.over()
+  for batch, numbers in device_batches(examples, layout, size, place):
     rows = len(batch["inputs"])
     all_rows = np.array(numbers + [numbers[-1]] * (rows - len(numbers)))
     for number, value in zip(numbers, run(batch, all_rows), strict=False):
@@ -144,7 +155,11 @@ def in_order(
 
 
 def predictor(
-  model: PromptedModel, vocabulary: Any, labels: Sequence[str] | None, output: Any
+  model: PromptedModel,
+  vocabulary: Any,
+  labels: Sequence[str] | None,
+  output: Any,
+  place: Placement | None = None,
 ) -> Callable[[Any, Any, Any], list[dict[str, Any]]]:
   """(params, batch, numbers) -> one record a row, for a setting of `outputs/`.
 
@@ -154,6 +169,7 @@ def predictor(
   Raises:
     ValueError: if answers shall be chosen, but the task names no labels.
   """
+  place = place or sharding.DEFAULT.over()
   encode = functools.partial(vocabularies.encode, vocabulary)
   if isinstance(output, choice.Choice):
     if not labels:
@@ -162,11 +178,13 @@ def predictor(
         "or include gin/outputs/text_greedy.gin."
       )
     ids_KU = choice.label_rows(labels, encode)
-    score = jax.jit(
-      lambda params, batch: scoring.choice_scores(
+
+    def score_labels(params: Any, batch: Any) -> Any:
+      return scoring.choice_scores(
         model, params, batch, ids_KU, output.normalize_by_length, output.chunk
       )
-    )
+
+    score = compiled(score_labels, place)
 
     def choose(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:
       scores_BK = np.asarray(score(params, batch))
@@ -182,14 +200,14 @@ def predictor(
 
     return choose
 
-  @jax.jit
-  def write(params: Any, batch: Any, numbers: Any) -> Any:
+  def write_ids(params: Any, batch: Any, numbers: Any) -> Any:
     keys = None
     if output.loop == "sample":
       seed = jax.random.key(output.seed)
       keys = jax.vmap(functools.partial(jax.random.fold_in, seed))(numbers)
     return decode.generate(model, params, batch, output, keys)
 
+  write = compiled(write_ids, place)
   to_text = functools.partial(vocabularies.decode, vocabulary)
 
   def generate(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,16 @@ from collections.abc import Collection, Sequence
 # Modules and functions of a message such as "<module 'a.b' from ...>".
 _MODULE = re.compile(r"<module '([\w.]+)'")
 
+# What T5X's words for partitioning map to.
+_T5X = {
+  "PjitPartitioner": "SHARDING here (`sharding.Sharding`)",
+  "num_partitions": "NUM_PARTITIONS, the size of the model axis",
+  "model_parallel_submesh": "MODEL_PARALLEL_SUBMESH, whose product is that size",
+  "logical_axis_rules": "AXIS_RULES, pairs of a name and a mesh axis",
+  "activation_partitioning_dims": "written out in AXIS_RULES",
+  "parameter_partitioning_dims": "written out in AXIS_RULES (2: fully_sharded.gin)",
+}
+
 
 def nearest(kind: str, name: str, known: Collection[str]) -> str:
   """Says that a name is unknown, and which known one is nearest."""
@@ -50,7 +60,7 @@ def unparsed(
     parameters: names of arguments, by the name of who takes them.
   """
   text = str(error).strip()
-  return _where(text) + _cause(error, text, names, parameters)
+  return _where(text) + _cause(error, text, names, parameters) + _of_t5x(text)
 
 
 def differing_lines(old: str, new: str, ignore: Sequence[str]) -> list[str]:
@@ -128,3 +138,9 @@ def _beside(name: str) -> list[str]:
     return []
   prefix = f"{package}." if package else ""
   return [prefix + entry.name for entry in pkgutil.iter_modules(places)]
+
+
+def _of_t5x(text: str) -> str:
+  """What T5X's words for partitioning map to, where a text holds one of them."""
+  found = [f"{word} is {meaning}" for word, meaning in _T5X.items() if word in text]
+  return f" From T5X: {'; '.join(found)}. See gin/sharding/." if found else ""

@@ -5,6 +5,7 @@ with checkpoints, or nothing on disk).
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
 from prompt_tuning.engine.examples import Part, training_source, validation_part
 from prompt_tuning.engine.optimizer import Optimizer
+from prompt_tuning.engine.sharding import DEFAULT, Sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Recipe:
     buckets: lengths of batches, chosen by the data's lengths; not with packed rows.
     seed: of the prompt, the order and the dropout.
     dropout: whether dropout layers are active in training.
+    sharding: the mesh and what is divided over it.
   """
 
   trainable: Sequence[str]
@@ -53,6 +56,7 @@ class Recipe:
   buckets: int = 1
   seed: int = 0
   dropout: bool = False
+  sharding: Sharding = DEFAULT
 
 
 @dataclasses.dataclass
@@ -80,6 +84,7 @@ class Ready:
     evaluator: of the model on the task.
     transform: the optimiser of the trainable branches; None where nothing trains.
     buckets: lengths of training batches; empty for one length.
+    place: the mesh and its rules. places: where each parameter lives.
   """
 
   model: PromptedModel
@@ -90,7 +95,23 @@ class Ready:
   validation: Part | None
   evaluator: Evaluator
   transform: Any
+  place: sharding.Placement
+  places: "Places"
   buckets: Sequence[int] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+  """Shardings: of the frozen branches, and of the state that trains.
+
+  Attributes:
+    frozen: a tree like the frozen parameters. trainable: like those that train.
+    state: a `TrainState`, or None where nothing trains.
+  """
+
+  frozen: Any
+  trainable: Any
+  state: Any = None
 
 
 def prepare(
@@ -113,9 +134,9 @@ def prepare(
   Raises:
     ValueError: for a split, an example, a branch or a metric that does not fit.
   """
-  over = sharding.mesh()
-  sharding.check_batch(recipe.batch_size, recipe.microbatches, over)
-  sharding.check_batch(recipe.eval_batch_size, 1, over, "EVAL_BATCH_SIZE")
+  place = recipe.sharding.over()
+  sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
+  sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
   batching.check_labels(task.labels, vocabulary)
   trains = recipe.plan.steps > 0
   if trains and not recipe.trainable:
@@ -137,7 +158,14 @@ def prepare(
   # Only training packs; evaluation keeps one example a row, in order.
   alone = dataclasses.replace(model, segments=1)
   evaluator = Evaluator(
-    alone, recipe.objective, layout, vocabulary, task, output, recipe.eval_batch_size
+    alone,
+    recipe.objective,
+    layout,
+    vocabulary,
+    task,
+    output,
+    recipe.eval_batch_size,
+    place,
   )
   transform = None
   if trains:
@@ -153,6 +181,8 @@ def prepare(
     validation,
     evaluator,
     transform,
+    place,
+    places(model, params, recipe.trainable, transform, place),
     _buckets(recipe, layout, source),
   )
 
@@ -170,6 +200,24 @@ def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
   most, reserved = layout.inputs, layout.encoder_prompt
   lengths = [min(len(one["inputs"]), most) + reserved for one in source]
   return buckets.choose(lengths, recipe.buckets)
+
+
+def places(
+  model: PromptedModel,
+  params: Any,
+  trainable: Sequence[str],
+  transform: Any,
+  place: sharding.Placement,
+) -> Places:
+  """Where parameters, or what has their shapes, and optimiser slots live."""
+  axes = model.logical_axes(params)
+  trains, frozen = branches.split(params, trainable)
+  trained = place.tree(trains, axes, trains=True)
+  found = Places(place.tree(frozen, axes), trained)
+  if transform is None:
+    return found
+  like = jax.eval_shape(lambda tree: state.create(tree, transform), trains)
+  return dataclasses.replace(found, state=place.beside(like, trains, trained))
 
 
 def fit(
@@ -196,7 +244,7 @@ def run(
   checkpoints: Checkpoints | None = None,
   keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
-  stop: Callable[[], bool] = lambda: False,
+  stop: Callable[[int], bool] = lambda step: False,
 ) -> Fitted:
   """Trains, evaluates, and keeps the best.
 
@@ -210,11 +258,11 @@ def run(
     stop: see `engine.loop.run`.
   """
   recipe, validation = ready.recipe, ready.validation
-  over = sharding.mesh()
-  place = sharding.replicated(over)
   trainable, frozen = branches.split(ready.params, recipe.trainable)
+  # Copies: the state is donated to the step, the caller's arrays are not.
   trainable = jax.tree.map(lambda x: jnp.array(x, jnp.float32), trainable)
-  frozen = jax.device_put(frozen, place)
+  trainable = sharding.put(trainable, ready.places.trainable)
+  frozen = sharding.put(frozen, ready.places.frozen)
 
   def scores(trained: Any) -> loop.Scores:
     params = branches.merge(trained, frozen)
@@ -225,17 +273,21 @@ def run(
     if found:
       recorder.write(0, "validation", found)
     return Fitted(ready.params, trainable, loop.Best(0, found or None))
-  begin = jax.device_put(state.create(trainable, ready.transform), place)
+  begin = jax.jit(
+    lambda tree: state.create(tree, ready.transform), out_shardings=ready.places.state
+  )(trainable)
   if checkpoints is not None and checkpoints.newest() is not None:
     begin = checkpoints.restore(begin)
     recorder.say(f"Resumed from step {int(begin.step)}.")
-  kept: dict[str, Any] = {"trainable": jax.device_get(begin.trainable)}
+  kept: dict[str, Any] = {"trainable": ready.place.fetch(begin.trainable)}
 
   def keep_best(trained: Any, found: loop.Best) -> None:
-    kept["trainable"] = jax.device_get(trained)
+    kept["trainable"] = ready.place.fetch(trained)
     if keep is not None:
-      keep(branches.merge(kept["trainable"], frozen), kept["trainable"], found)
+      rest = {**frozen, **ready.place.fetch({k: frozen[k] for k in fixed})}
+      keep(branches.merge(kept["trainable"], rest), kept["trainable"], found)
 
+  fixed = frozen.keys() & {"prompt"}
   final, best = loop.run(
     _compiled(ready),
     begin,
@@ -248,10 +300,11 @@ def run(
       int(begin.step),
       recipe.pack_segments,
       ready.buckets,
+      ready.place.own_rows(recipe.batch_size),
     ),
     jax.random.key(recipe.seed),
     recipe.plan,
-    over,
+    functools.partial(ready.place.put, size=recipe.batch_size),
     recorder,
     recipe.optimizer.schedule,
     evaluate=(lambda now: scores(now.trainable)) if validation else None,
@@ -266,15 +319,27 @@ def run(
 
 
 def _compiled(ready: Ready) -> Callable[..., Any]:
-  recipe = ready.recipe
-  step_fn = step.train_step(
-    ready.model,
-    recipe.objective,
-    ready.transform,
-    recipe.microbatches,
-    recipe.dropout,
+  return compiled_step(
+    ready.model, ready.recipe, ready.transform, ready.place, ready.places
   )
-  return jax.jit(step_fn, donate_argnums=0)
+
+
+def compiled_step(
+  model: PromptedModel,
+  recipe: Recipe,
+  transform: Any,
+  place: sharding.Placement,
+  found: Places,
+) -> Callable[..., Any]:
+  """The training step of a recipe under jit; its state is donated."""
+  step_fn = step.train_step(
+    model, recipe.objective, transform, recipe.microbatches, recipe.dropout
+  )
+  return jax.jit(
+    place.traced(step_fn),
+    donate_argnums=0,
+    out_shardings=(found.state, place.replicated),
+  )
 
 
 def initial_params(

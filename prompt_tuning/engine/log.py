@@ -88,6 +88,22 @@ class Log:
       writer.close()
 
 
+class Silent:
+  """The log of a process that is not the first."""
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Says nothing."""
+
+  def step(self, step: int) -> None:
+    """Says nothing."""
+
+  def say(self, text: str) -> None:
+    """Says nothing."""
+
+  def close(self) -> None:
+    """Has nothing open."""
+
+
 def _step(line: str) -> float:
   """The step of a line; beyond all steps where an interrupted run left half a line."""
   try:

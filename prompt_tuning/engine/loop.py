@@ -7,10 +7,8 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from prompt_tuning.data.batches import ahead
-from prompt_tuning.engine import sharding
 from prompt_tuning.engine.interrupt import StoppedError
 from prompt_tuning.engine.state import TrainState
 from prompt_tuning.engine.step import merge_metrics
@@ -87,14 +85,14 @@ def run(
   batches: Iterator[Mapping[str, np.ndarray]],
   key: Any,
   plan: Plan,
-  over: Mesh,
+  put: Callable[[Mapping[str, np.ndarray]], Any],
   recorder: Recorder,
   rate: Callable[[int], float],
   evaluate: Callable[[TrainState], Scores] | None = None,
   save: Callable[[TrainState], None] | None = None,
   keep: Callable[[TrainState, Scores], None] | None = None,
   best: Best | None = None,
-  stop: Callable[[], bool] = lambda: False,
+  stop: Callable[[int], bool] = lambda step: False,
 ) -> tuple[TrainState, Best]:
   """Trains from `state` to the end of the plan.
 
@@ -102,8 +100,9 @@ def run(
     step: `engine.step.train_step`, compiled; its state is donated.
     state: where to start. frozen: the rest of the parameters.
     batches: numpy batches from the state's step on.
-    key: dropout key of the run. plan: see `Plan`. over: the mesh.
-    recorder: metrics and words. rate: learning rate by step, for messages.
+    key: dropout key of the run. plan: see `Plan`.
+    put: copies a batch to the devices. recorder: metrics and words.
+    rate: learning rate by step, for messages.
     evaluate: validation scores of a state.
     save: starts a checkpoint. keep: writes the product of a new best state.
     best: the best that an earlier part of this run has seen.
@@ -120,7 +119,7 @@ def run(
     return state, best
   merge = jax.jit(merge_metrics)
   metrics = None
-  feed = ahead(sharding.put(dict(batch), over) for batch in batches)
+  feed = ahead(put(batch) for batch in batches)
   try:
     while number < plan.steps:
       batch = next(feed, None)
@@ -131,7 +130,7 @@ def run(
       number += 1
       recorder.step(number)
       evaluates = evaluate is not None and plan.due(number, plan.eval_period)
-      told = number < plan.steps and stop()
+      told = number < plan.steps and stop(number)
       saves = save is not None and (told or plan.due(number, plan.save_period))
       if plan.due(number, plan.log_period) or evaluates or saves:
         _report(number, metrics, rate, recorder)

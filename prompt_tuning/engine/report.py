@@ -2,47 +2,86 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
+
+import jax
 
 from prompt_tuning.core import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.engine import sharding
+from prompt_tuning.engine.fit import Places, Ready, Recipe
 
 
-def model_info(
-  folder: pathlib.Path,
+def model_info(folder: pathlib.Path, ready: Ready) -> None:
+  """Writes model-info.txt, see `info_text`."""
+  text = info_text(
+    ready.model, ready.params, ready.recipe, ready.transform, ready.place, ready.places
+  )
+  files.write_text(folder / "model-info.txt", text)
+
+
+def info_text(
   model: PromptedModel,
-  backbone_params: Any,
-  trainable: Sequence[str],
-) -> None:
-  """Writes every parameter: trainable or frozen, shape, dtype, axes."""
-  params = {"backbone": backbone_params}
-  prompt = model.prompt_shapes(backbone_params)
-  if prompt:
-    params["prompt"] = prompt
-  axes = {
-    f"backbone/{name}": value
-    for name, value in branches.flatten(model.backbone.logical_axes()).items()
-  }
-  trains, _ = branches.split(params, trainable)
-  trained = branches.flatten(trains)
-  lines = []
-  for name, leaf in branches.flatten(params).items():
-    kind = "trains" if name in trained else "frozen"
-    shape = "x".join(map(str, leaf.shape)) or "scalar"
-    named = axes.get(name)
-    lines.append(
-      f"{kind}  {name}  [{shape}]  {leaf.dtype}  "
-      f"{'' if named is None else tuple(named)}"
-    )
-  total = branches.count(params)
+  params: Any,
+  recipe: Recipe,
+  transform: Any,
+  place: sharding.Placement,
+  places: Places,
+) -> str:
+  """Every array of a run: kind, shape, dtype, axes, sharding, bytes on one device.
+
+  Args:
+    model, params, recipe, transform, place, places: see `engine.fit.Ready`; shapes do
+      for parameters.
+  """
+  trains, frozen = branches.split(params, recipe.trainable)
+  trains = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "float32"), trains)
+  axes = model.logical_axes(params)
+  rows = [("frozen", *row) for row in _rows(frozen, places.frozen, axes)]
+  rows += [("trains", *row) for row in _rows(trains, places.trainable, axes)]
+  rows.sort(key=lambda row: row[1])
+  if transform is not None:
+    slots = jax.eval_shape(transform.init, trains)
+    rows += [("slot", *row) for row in _slots(slots, places.state.optimizer)]
+  held = {kind: 0 for kind in ("frozen", "trains", "slot")}
+  for kind, *_, size in rows:
+    held[kind] += size
   head = [
-    f"parameters {total:,}, of which {branches.count(trains):,} train",
+    f"parameters {branches.count(params):,}, of which {branches.count(trains):,} train",
     f"virtual positions {model.lengths or 'none'}",
+    f"mesh {place.describe()}; rows of a batch in {place.rows} parts",
+    f"bytes a device: frozen {held['frozen']:,}, trains {held['trains']:,}, "
+    f"optimiser slots {held['slot']:,}",
     "",
   ]
-  files.write_text(folder / "model-info.txt", "\n".join([*head, *lines]) + "\n")
+  lines = [
+    f"{kind}  {name}  [{'x'.join(map(str, leaf.shape)) or 'scalar'}]  {leaf.dtype}  "
+    f"{named}  {tuple(where.spec) or 'whole'}  {size:,} bytes a device"
+    for kind, name, leaf, named, where, size in rows
+  ]
+  return "\n".join([*head, *lines]) + "\n"
+
+
+def _rows(tree: Any, places: Any, axes: Any) -> list[tuple]:
+  where = branches.flatten(places)
+  return [
+    (name, leaf, axes.get(name, ()), where[name], _size(leaf, where[name]))
+    for name, leaf in branches.flatten(tree).items()
+  ]
+
+
+def _slots(slots: Any, places: Any) -> list[tuple]:
+  found = jax.tree_util.tree_leaves_with_path(slots)
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator="/"), leaf, (), place, size)
+    for (path, leaf), place in zip(found, jax.tree.leaves(places), strict=True)
+    if (size := _size(leaf, place))
+  ]
+
+
+def _size(leaf: Any, place: Any) -> int:
+  return sharding.bytes_per_device(leaf, place)
 
 
 def learning_curve(folder: pathlib.Path) -> None:

@@ -44,8 +44,13 @@ def gradients(
     return part
 
   def accumulated(trainable: Any, frozen: Any, batch: Batch, key: Any) -> Any:
+    rows = batch["targets"].shape[0] // microbatches
+
     def divided(x):
-      return x.reshape(microbatches, -1, *x.shape[1:])
+      # Every M-th row, so that each device's rows fall evenly into all parts. What has
+      # several entries a row (one a segment) keeps them together.
+      parts = x.reshape(rows, microbatches, -1, *x.shape[1:]).swapaxes(0, 1)
+      return parts.reshape(microbatches, -1, *x.shape[1:])
 
     numbers = jnp.arange(microbatches)
 

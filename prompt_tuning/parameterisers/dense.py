@@ -10,7 +10,7 @@ from typing import ClassVar
 import flax.linen as nn
 
 from prompt_tuning.core.context import Spec
-from prompt_tuning.core.prompt import Drawn, Initializer, Shape, weight
+from prompt_tuning.core.prompt import AXES, Drawn, Initializer, Shape, weight
 
 
 class Dense(nn.Module):
@@ -27,5 +27,5 @@ class Dense(nn.Module):
   def __call__(
     self, code: None, shape: Shape, spec: Spec, train: bool = False
   ) -> Drawn:
-    prompt_GPH = weight(self, "prompt", self.initializer, shape, spec)
+    prompt_GPH = weight(self, "prompt", self.initializer, shape, spec, AXES)
     return Drawn(prompt_GPH[None])

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from prompt_tuning.core.context import Code, Spec, masked_mean
-from prompt_tuning.core.prompt import Drawn, Initializer, Shape, weight
+from prompt_tuning.core.prompt import AXES, Drawn, Initializer, Shape, weight
 from prompt_tuning.inits import uniform
 
 
@@ -68,10 +68,9 @@ class Bottleneck(nn.Module):
     mean_RC = masked_mean(code.values, code.mask)
     hidden_RF = linear(self, "down", drop(mean_RC), self.width, self.initializer, spec)
     hidden_RF = drop(jax.nn.gelu(hidden_RF, approximate=False))
-    up_FX = weight(
-      self, "up_kernel", self.initializer, (self.width, math.prod(shape)), spec
-    )
-    bias_GPH = weight(self, "up_bias", self.bias_initializer, shape, spec)
+    up = self.width, math.prod(shape)
+    up_FX = weight(self, "up_kernel", self.initializer, up, spec, ("mlp", "embed"))
+    bias_GPH = weight(self, "up_bias", self.bias_initializer, shape, spec, AXES)
     return Drawn((hidden_RF @ up_FX).reshape(-1, *shape) + bias_GPH[None])
 
 
@@ -87,8 +86,7 @@ def linear(
   if initializer is None:
     # The default of the frameworks that the papers used: U(+-1 / sqrt(fan in)).
     initializer = uniform.symmetric(x_RC.shape[-1] ** -0.5)
-  kernel_CF = weight(
-    module, f"{name}_kernel", initializer, (x_RC.shape[-1], features), spec
-  )
-  bias_F = weight(module, f"{name}_bias", uniform.zeros(), (features,), spec)
+  shape, axes = (x_RC.shape[-1], features), ("embed", "mlp")
+  kernel_CF = weight(module, f"{name}_kernel", initializer, shape, spec, axes)
+  bias_F = weight(module, f"{name}_bias", uniform.zeros(), shape[1:], spec, axes[1:])
   return jnp.asarray(x_RC, jnp.float32) @ kernel_CF + bias_F

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from prompt_tuning.blocks import phm
 from prompt_tuning.core.context import Code, Spec, masked_mean
-from prompt_tuning.core.prompt import Drawn, Initializer, Shape, weight
+from prompt_tuning.core.prompt import AXES, Drawn, Initializer, Shape, weight
 from prompt_tuning.inits import uniform
 
 
@@ -52,13 +52,15 @@ class Phm(nn.Module):
       phm.check(name, value, n)
     drop = nn.Dropout(self.dropout_rate, deterministic=not train)
     down_a = weight(self, "down_a", self.initializer, (n, n, n), spec)
-    down_b = weight(self, "down_b", self.initializer, (n, C // n, r // n), spec)
-    down_bias = weight(self, "down_bias", self.initializer, (r,), spec)
+    down, up = (n, C // n, r // n), (n, r // n, out // n)
+    axes, back = (None, "embed", "mlp"), (None, "mlp", "embed")
+    down_b = weight(self, "down_b", self.initializer, down, spec, axes)
+    down_bias = weight(self, "down_bias", self.initializer, (r,), spec, ("mlp",))
     up_a = down_a
     if not self.shared:
       up_a = weight(self, "up_a", self.initializer, (n, n, n), spec)
-    up_b = weight(self, "up_b", self.initializer, (n, r // n, out // n), spec)
-    bias_GPH = weight(self, "up_bias", self.bias_initializer, shape, spec)
+    up_b = weight(self, "up_b", self.initializer, up, spec, back)
+    bias_GPH = weight(self, "up_bias", self.bias_initializer, shape, spec, AXES)
     hidden_RF = phm.multiply(drop(mean_RC), down_a, down_b) + down_bias
     hidden_RF = drop(jax.nn.gelu(hidden_RF, approximate=False))
     drawn_RX = hidden_RF @ phm.kernel(up_a, up_b)

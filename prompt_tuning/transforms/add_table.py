@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from prompt_tuning.core.context import Spec
-from prompt_tuning.core.prompt import Drawn, Initializer, weight
+from prompt_tuning.core.prompt import AXES, Drawn, Initializer, weight
 
 
 class AddTable(nn.Module):
@@ -23,7 +23,8 @@ class AddTable(nn.Module):
 
   @nn.compact
   def __call__(self, drawn: Drawn, spec: Spec, train: bool = False) -> Drawn:
-    table_GPH = weight(self, "table", self.initializer, drawn.prompt.shape[1:], spec)
+    shape = drawn.prompt.shape[1:]
+    table_GPH = weight(self, "table", self.initializer, shape, spec, AXES)
     added = drawn.prompt
     if drawn.mask is not None:
       # A slot without a token of its own still holds the task's row.

@@ -15,6 +15,7 @@ from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.core import partition
 
 _FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 # Added where attention is forbidden; finite, so that a row with no key stays finite.
@@ -36,7 +37,8 @@ class Dense(nn.Module):
 
     shape = (x.shape[-1], self.features)
     kernel_IO = partitioning.param_with_axes("kernel", draw, shape, axes=self.axes)
-    return x.astype(self.dtype) @ kernel_IO.astype(self.dtype)
+    kernel_IO = partition.gathered(kernel_IO.astype(self.dtype), *self.axes)
+    return x.astype(self.dtype) @ kernel_IO
 
 
 class Embedder(nn.Module):
@@ -57,6 +59,7 @@ class Embedder(nn.Module):
 
   def attend(self, states: Float[Array, "*X H"]) -> Float[Array, "*X V"]:
     table_VH = self.embedding.astype(self.config.dtype)
+    table_VH = partition.gathered(table_VH, "vocab", "embed")
     return (states.astype(self.config.dtype) @ table_VH.T).astype(jnp.float32)
 
 
@@ -160,7 +163,8 @@ class Attention(nn.Module):
     self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
   def _heads(self, x: Float[Array, "B T J"]) -> Float[Array, "B T N D"]:
-    return x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
+    x = x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
+    return partition.placed(x, "batch", "length", "heads", "kv")
 
   def keys_values(self, y_BTH: Float[Array, "B T H"]) -> tuple[Array, Array]:
     """Keys and values [B T N D] of a sequence."""
@@ -197,7 +201,8 @@ class FeedForward(nn.Module):
     for i, name in enumerate(activations):
       label = "wi" if len(activations) == 1 else f"wi_{i}"
       dense = Dense(config.mlp_dim, ("embed", "mlp"), config.dtype, name=label)
-      branch_BTF = _ACTIVATIONS[name](dense(x_BTH))
+      branch_BTF = partition.placed(dense(x_BTH), "batch", "length", "mlp")
+      branch_BTF = _ACTIVATIONS[name](branch_BTF)
       product = branch_BTF if product is None else product * branch_BTF
     product = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
       product, deterministic=not train

@@ -25,6 +25,12 @@ from prompt_tuning.backbones.t5.layers import (
   pairs,
 )
 from prompt_tuning.backbones.t5.prefix import KeysValues, Prefix, joined, places
+from prompt_tuning.core import partition
+
+
+def _placed(x: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
+  """Marks the residual stream."""
+  return partition.placed(x, "batch", "length", "embed")
 
 
 class EncoderLayer(nn.Module):
@@ -48,7 +54,7 @@ class EncoderLayer(nn.Module):
     x_BTH += drop(y, deterministic=not train)
     y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BTH)
     y = FeedForward(config, name="mlp")(y, train)
-    return x_BTH + drop(y, deterministic=not train), None
+    return _placed(x_BTH + drop(y, deterministic=not train)), None
 
 
 class DecoderLayer(nn.Module):
@@ -103,7 +109,8 @@ class DecoderLayer(nn.Module):
     y = self.encoder_decoder_attention(y, cross, cross_bias, self.train)
     x_BUH += self.dropout(y, deterministic=not self.train)
     y = self.mlp(self.pre_mlp_layer_norm(x_BUH), self.train)
-    return x_BUH + self.dropout(y, deterministic=not self.train), cache
+    x_BUH += self.dropout(y, deterministic=not self.train)
+    return _placed(x_BUH), cache
 
 
 def _layers(cls: type[nn.Module], config: T5Config, count: int, train: bool) -> Any:
@@ -186,7 +193,7 @@ class Encoder(Stack):
     segments_BT: Int[Array, "B T"] | None = None,
     prefix: Prefix | None = None,
   ) -> Float[Array, "B T H"]:
-    x_BTH = x_BTH.astype(self.config.dtype)
+    x_BTH = _placed(x_BTH.astype(self.config.dtype))
     T = x_BTH.shape[1]
     bias = self.relpos_bias(jnp.arange(T)[None], jnp.arange(T))
     bias = bias + mask_bias(pairs(None, mask_BT, segments_BT, segments_BT))
@@ -263,7 +270,7 @@ class Decoder(Stack):
     return self._run(x_BUH, (cross, cache, None), bias, cross_bias, None, index)
 
   def _run(self, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index):
-    x_BUH = x_BUH.astype(self.config.dtype)
+    x_BUH = _placed(x_BUH.astype(self.config.dtype))
     x_BUH = self.dropout(x_BUH, deterministic=not self.train)
     if not self.config.scan_layers:
       per_layer = [
@@ -311,6 +318,9 @@ class Transformer(nn.Module):
 
   def logits(self, states: Float[Array, "*X H"]) -> Float[Array, "*X V"]:
     """float32 logits over all V rows."""
-    if not self.config.logits_via_embedding:
-      return self.decoder.logits_dense(states.astype(self.config.dtype))
-    return self.token_embedder.attend(states * self.config.emb_dim**-0.5)
+    if self.config.logits_via_embedding:
+      logits = self.token_embedder.attend(states * self.config.emb_dim**-0.5)
+    else:
+      logits = self.decoder.logits_dense(states.astype(self.config.dtype))
+    names = ("batch", "length", "vocab") if logits.ndim == 3 else ("batch", "vocab")
+    return partition.placed(logits, *names)
