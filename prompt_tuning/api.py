@@ -187,6 +187,7 @@ def tune(
     microbatches=settings["MICROBATCHES"],
     seed=seed,
     dropout=settings["DROPOUT_RATE"] > 0 or fit.drops(settings["PROMPT"]),
+    cache_codes=settings["CACHE_CODES"],
   )
   fitted = fit.fit(
     prompted,
@@ -242,7 +243,7 @@ def _settings(
   return config.macros(
     "PROMPT TRAINABLE OBJECTIVE OPTIMIZER TRAIN_STEPS LOG_PERIOD EVAL_PERIOD "
     "BEST_METRIC PATIENCE BATCH_SIZE EVAL_BATCH_SIZE MICROBATCHES DROPOUT_RATE "
-    "PROMPT_PLACE TRUNCATE"
+    "PROMPT_PLACE TRUNCATE CACHE_CODES"
   )
 
 
