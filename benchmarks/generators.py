@@ -2,17 +2,19 @@
 
   python benchmarks/generators.py [--methods=ipt_mlp,s_idpg_phm] [--json=FILE]
 
-Steps of all methods take turns. `<method>+cached` hands the frozen encoder's output to
-the step as a feature (`encoding`), so that it is not computed again.
+Steps of all methods take turns. `<method>+cached` is the step of CACHE_CODES = True:
+what the method reads of the frozen encoder is made once and handed to it as a feature.
 """
 
 import statistics
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ours
 import timing
+
+from prompt_tuning.core import model as core_model
+from prompt_tuning.engine import codes as engine_codes
 
 PLAIN, CACHED = "prompt_tuning", "+cached"
 METHODS = (
@@ -27,25 +29,21 @@ METHODS = (
 )
 
 
-def encodings(shape: ours.Sizes, params: Any) -> dict[str, Any]:
-  """The feature that holds what the frozen encoder says of the batch."""
-  ids_BT = jnp.asarray(shape.ids()["inputs"])
-  backbone = shape.backbone()
-
-  @jax.jit
-  def encode(params, ids_BT):
-    embeddings_BTH = backbone.embed(params, ids_BT)
-    return backbone.encode_rows(params, embeddings_BTH, ids_BT > 0)
-
-  return {"encoding": encode(params, ids_BT)}
+def codes(name: str, shape: ours.Sizes, params: Any) -> dict[str, Any]:
+  """The feature that CACHE_CODES makes of the batch before the first step."""
+  model, whole, trainable = ours.prompted(name, shape, params)
+  engine_codes.check(model, trainable, streams=False)
+  batch = core_model.features(**shape.ids(), lengths=model.lengths)
+  return {"code": jax.jit(model.codes)(whole, batch)}
 
 
 def build(name: str, shape: ours.Sizes, params: Any) -> ours.Training:
   """The step of a method, or of its cached form."""
   if not name.endswith(CACHED):
     return ours.build(name, shape, params)
-  features = encodings(shape, params)
-  return ours.build(name.removesuffix(CACHED), shape, params, features=features)
+  name = name.removesuffix(CACHED)
+  features = codes(name, shape, params)
+  return ours.build(name, shape, params, features=features)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Sizes:
     batch: B. inputs: T, tokens a row, the prompt not counted. targets: U.
     prompt: P. dropout: of the backbone's layers.
     dtype: of activations. weights: dtype of the frozen weights; "" for `dtype`.
-    scan: scanned layers. remat: see `T5Config.remat_policy`.
+    scan: scanned layers. remat: see `T5Config.remat_policy`. attention: see there.
     generator: width of the bottleneck of IDPG's generators.
     optimizer: one of `RULES`.
   """
@@ -61,6 +61,7 @@ class Sizes:
   weights: str = ""
   scan: bool = False
   remat: str = "none"
+  attention: str = "xla"
   generator: int = 64
   optimizer: str = "adamw"
 
@@ -78,6 +79,7 @@ class Sizes:
         dtype=self.dtype,
         scan_layers=self.scan,
         remat_policy=self.remat,
+        attention=self.attention,
       )
     )
 

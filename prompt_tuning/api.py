@@ -188,6 +188,7 @@ def tune(
     seed=seed,
     dropout=settings["DROPOUT_RATE"] > 0 or fit.drops(settings["PROMPT"]),
     sharding=settings["SHARDING"],
+    cache_codes=settings["CACHE_CODES"],
   )
   fitted = fit.fit(
     prompted,
@@ -243,7 +244,7 @@ def _settings(
   return config.macros(
     "PROMPT TRAINABLE OBJECTIVE OPTIMIZER TRAIN_STEPS LOG_PERIOD EVAL_PERIOD "
     "BEST_METRIC PATIENCE BATCH_SIZE EVAL_BATCH_SIZE MICROBATCHES DROPOUT_RATE "
-    "PROMPT_PLACE TRUNCATE SHARDING"
+    "PROMPT_PLACE TRUNCATE SHARDING CACHE_CODES"
   )
 
 

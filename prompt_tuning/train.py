@@ -75,6 +75,7 @@ def train(
   microbatches: int = 1,
   pack_segments: int = 1,
   buckets: int = 1,
+  cache_codes: bool = False,
   dropout_rate: float = 0.0,
   seed: int = 0,
   tensorboard: bool = True,
@@ -95,8 +96,8 @@ def train(
     truncate: cut examples that are too long instead of refusing them.
     output: see `outputs/`; None evaluates the loss alone.
     batch_size, eval_batch_size, eval_period, save_period, log_period, eval_examples,
-      best_metric, patience, microbatches, pack_segments, buckets, seed: see
-      `engine.fit.Recipe` and `engine.loop.Plan`.
+      best_metric, patience, microbatches, pack_segments, buckets, cache_codes, seed:
+      see `engine.fit.Recipe` and `engine.loop.Plan`.
     dropout_rate: of the backbone's layers while training.
     tensorboard: also write TensorBoard events.
     sharding: the mesh and what is divided over it, see `engine.sharding`.
@@ -136,6 +137,7 @@ def train(
     microbatches=microbatches,
     pack_segments=pack_segments,
     buckets=buckets,
+    cache_codes=cache_codes,
     seed=seed,
     dropout=dropout_rate > 0 or fit.drops(prompt),
     sharding=sharding,

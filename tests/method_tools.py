@@ -188,22 +188,13 @@ class Case:
     rows = list(pack(converted, T, U, S))
     blank = {name: np.zeros_like(value) for name, value in rows[0].items()}
     blank = {name: x - name.endswith("prompt_index") for name, x in blank.items()}
-    batch = {
-      name: jnp.asarray(value)
-      for name, value in stack(rows + [blank] * (B - len(rows))).items()
-    }
+    batch = self._arrays(rows + [blank] * (B - len(rows)))
     places = {}
     for number, row in enumerate(self.rows):
       for b, s in np.ndindex(len(rows), S):
         mine = (rows[b]["segment_ids"] == s + 1) & (rows[b]["prompt_index"] < 0)
         if np.array_equal(rows[b]["inputs"][mine], row["inputs"]):
           places[number] = (b, s + 1)
-    if self.model.prompt is not None and self.model.prompt.external_width:
-      # One vector a segment, which `pack` does not lay out.
-      external = np.zeros((B * S, len(self.rows[0]["external"])), np.float32)
-      for number, (b, s) in places.items():
-        external[b * S + s - 1] = self.rows[number]["external"]
-      batch["external"] = jnp.asarray(external)
     return dataclasses.replace(self.model, segments=S), batch, places
 
   def logits(self, batch: Any = None, params: Any = None) -> np.ndarray:

@@ -78,6 +78,11 @@ class Encoding(_Pooled):
 
   needs: ClassVar[frozenset[str]] = frozenset({"encoding"})
 
+  @property
+  def once(self) -> bool:
+    """Whether nothing that trains has a part in the code; a query has."""
+    return self.pool != "attention"
+
   @nn.compact
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Code:
     return self._read(context.encoding, context.mask, spec)

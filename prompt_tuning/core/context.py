@@ -51,6 +51,8 @@ class Context:
     encoding: frozen encoder output on `ids`, no gradient [R T H], or None where no
       part of the prompt names "encoding" among its `needs`.
     external: vectors that the data pipeline supplies [R C], or None.
+    code: what the part of the prompt that reads the encoding made of it before, with
+      `Prompt.code` [R C], or None. That part then reads no encoding.
   """
 
   ids: Int[Array, "R T"]
@@ -59,6 +61,7 @@ class Context:
   task: Int[Array, " R"] | None = None
   encoding: Float[Array, "R T H"] | None = None
   external: Float[Array, "R C"] | None = None
+  code: Float[Array, "R C"] | None = None
 
 
 @flax.struct.dataclass

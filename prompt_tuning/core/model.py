@@ -111,15 +111,13 @@ class PromptedModel:
       rows = dataclasses.replace(rows, ids=ids_BT, mask=mask_BT, own_mask=mask_BT)
     ids_RT = jnp.where(rows.own_mask, rows.split(rows.ids), 0)
     encoding_RTH = None
-    if "encoding" in self.prompt.needs:
-      encoding_RTH = batch.get("encoding")
-      if encoding_RTH is None:
-        embeddings_BTH = self.backbone.embed(backbone_params, rows.ids)
-        encoding_RTH = rows.split(
-          self.backbone.encode_rows(
-            backbone_params, embeddings_BTH, rows.mask, rows.segments
-          )
+    if "encoding" in self.prompt.needs and "code" not in batch:
+      embeddings_BTH = self.backbone.embed(backbone_params, rows.ids)
+      encoding_RTH = rows.split(
+        self.backbone.encode_rows(
+          backbone_params, embeddings_BTH, rows.mask, rows.segments
         )
+      )
     if "external" in self.prompt.needs and "external" not in batch:
       raise ValueError(
         "The prompt reads external vectors, but the batch has no feature `external`. "
@@ -129,11 +127,24 @@ class PromptedModel:
       ids=ids_RT,
       mask=rows.own_mask,
       embeddings=self.backbone.embed(backbone_params, ids_RT),
-      task=batch.get("task"),
+      task=_by_example(batch.get("task"), 1),
       encoding=encoding_RTH,
-      external=batch.get("external"),
+      external=_by_example(batch.get("external"), 2),
+      code=_by_example(batch.get("code"), 2),
     )
     return frozen(context)
+
+  def codes(self, params: Params, batch: Batch) -> Float[Array, "R C"]:
+    """What the prompt makes of the frozen encoding of each example, dropout off.
+
+    Given back as the feature `code`, it spares that pass of the encoder.
+    """
+    return self.prompt.apply(
+      {"params": params.get("prompt", {})},
+      self.context(params["backbone"], batch),
+      self.backbone.spec,
+      method="code",
+    )
 
   def _reserved_columns(self, batch: Batch) -> int:
     if self.segments > 1 or "prompt_index" not in batch:
@@ -178,6 +189,13 @@ class PromptedModel:
     return self.backbone.states(
       params["backbone"], batch, encoded, mask, injection, decode_key
     )
+
+
+def _by_example(values: Array | None, rank: int) -> Array | None:
+  """Values of each example [R ...]; those of packed rows come as [B S ...]."""
+  if values is None or values.ndim == rank:
+    return values
+  return values.reshape(-1, *values.shape[2:])
 
 
 def features(inputs: Array, targets: Array, lengths: dict[str, int]) -> Batch:

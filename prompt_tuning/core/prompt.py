@@ -3,7 +3,8 @@
 A method is such a sentence, bound in one file of `gin/methods/`. The contracts:
 
 * condition: `needs` (fields of Context beyond ids and embeddings) and
-  `__call__(context, spec, train) -> Code`.
+  `__call__(context, spec, train) -> Code`. One that needs "encoding" may say `once`:
+  its code is one vector that hangs on the input and the frozen backbone alone.
 * parameterise: `reads_code` and `__call__(code or None, shape, spec, train) -> Drawn`
   with shape (G, P, H).
 * transform: `__call__(drawn, spec, train) -> Drawn`.
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float
 
-from prompt_tuning.core.context import Context, Spec
+from prompt_tuning.core.context import Code, Context, Spec, pooled
 from prompt_tuning.core.injection import Injection
 
 # Draws a table of the given shape: (key, shape, spec) -> array. Spec carries the token
@@ -132,6 +133,11 @@ class Prompt(nn.Module):
     return self.condition is not None
 
   @property
+  def encoded(self) -> tuple[nn.Module, ...]:
+    """Conditions that read the frozen encoder's output."""
+    return (self.condition,) if "encoding" in self.needs else ()
+
+  @property
   def external_width(self) -> int:
     """Width of the external vectors that the condition reads; 0 for none."""
     return self.condition.width if "external" in self.needs else 0
@@ -141,8 +147,19 @@ class Prompt(nn.Module):
     """Virtual positions to reserve, by the side ("encoder", "decoder")."""
     return {} if self.site.side is None else {self.site.side: self.length}
 
+  def code(self, context: Context, spec: Spec) -> Float[Array, "R C"]:
+    """The one vector that an encoded condition makes of each example."""
+    return self.condition(context, spec).values[:, 0]
+
+  def _read(self, context: Context, spec: Spec, train: bool) -> Code | None:
+    if self.condition is None:
+      return None
+    if context.code is not None and self.encoded:
+      return pooled(context.code)
+    return self.condition(context, spec, train)
+
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
-    code = None if self.condition is None else self.condition(context, spec, train)
+    code = self._read(context, spec, train)
     G, H = self.site.tables(spec)
     drawn = self.parameterise(code, (G, self.length, H), spec, train)
     for transform in self.transforms:
@@ -169,6 +186,10 @@ class Together(nn.Module):
     return any(prompt.reads_input for prompt in self.prompts)
 
   @property
+  def encoded(self) -> tuple[nn.Module, ...]:
+    return tuple(one for prompt in self.prompts for one in prompt.encoded)
+
+  @property
   def external_width(self) -> int:
     return max(prompt.external_width for prompt in self.prompts)
 
@@ -179,6 +200,10 @@ class Together(nn.Module):
       for side, length in prompt.lengths.items():
         total[side] = total.get(side, 0) + length
     return total
+
+  def code(self, context: Context, spec: Spec) -> Float[Array, "R C"]:
+    (prompt,) = (prompt for prompt in self.prompts if prompt.encoded)
+    return prompt.code(context, spec)
 
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
     parts = [prompt(context, spec, train) for prompt in self.prompts]

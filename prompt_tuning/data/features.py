@@ -17,6 +17,8 @@ from prompt_tuning.data.task import MARK
 
 # Lengths that follow from examples are multiples of this.
 ROUND = 16
+# What each example has one of, whatever its length.
+BY_EXAMPLE = ("task", "external", "code")
 PLACES = ("front", "after_first", "end", "mark")
 
 
@@ -100,7 +102,7 @@ class Layout:
       "decoder_inputs": shifted,
       "decoder_prompt_index": decoder_index,
     }
-    for name in ("task", "external"):
+    for name in BY_EXAMPLE:
       if name in example:
         features[name] = np.asarray(example[name])
     return features

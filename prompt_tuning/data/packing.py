@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from prompt_tuning.data.features import PAD
+from prompt_tuning.data.features import BY_EXAMPLE, PAD
 
 ENCODER = ("inputs", "prompt_index")
 DECODER = ("targets", "decoder_inputs", "decoder_prompt_index")
@@ -27,7 +27,8 @@ def pack(
 
   Yields:
     Rows with `segment_ids` and `positions` (and the decoder's): segment 1..S, 0 at
-    pads; positions count from 0 within each segment.
+    pads; positions count from 0 within each segment. What an example has one of
+    becomes [S ...], 0 where there is no segment.
 
   Raises:
     ValueError: if one example is longer than a row.
@@ -53,13 +54,13 @@ def pack(
       if len(rows) > open_rows:
         full = min(range(len(rows)), key=lambda i: room[i][0])
         room.pop(full)
-        yield _row(rows.pop(full), inputs, targets)
+        yield _row(rows.pop(full), inputs, targets, segments)
   for row in rows:
-    yield _row(row, inputs, targets)
+    yield _row(row, inputs, targets, segments)
 
 
 def _row(
-  examples: list[Mapping[str, np.ndarray]], inputs: int, targets: int
+  examples: list[Mapping[str, np.ndarray]], inputs: int, targets: int, most: int
 ) -> dict[str, np.ndarray]:
   row = {}
   for names, length, segments, positions in (
@@ -76,4 +77,9 @@ def _row(
     row[segments][:filled] = np.repeat(np.arange(1, len(sizes) + 1), sizes)
     row[positions] = np.zeros(length, np.int32)
     row[positions][:filled] = np.concatenate([np.arange(size) for size in sizes])
+  for name in BY_EXAMPLE:
+    if name in examples[0]:
+      values = np.stack([example[name] for example in examples])
+      row[name] = np.zeros((most, *values.shape[1:]), values.dtype)
+      row[name][: len(values)] = values
   return row

@@ -18,7 +18,7 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import buckets
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import loop, product, sharding, state, step
+from prompt_tuning.engine import codes, loop, product, sharding, state, step
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
 from prompt_tuning.engine.examples import Part, training_source, validation_part
@@ -42,6 +42,7 @@ class Recipe:
     seed: of the prompt, the order and the dropout.
     dropout: whether dropout layers are active in training.
     sharding: the mesh and what is divided over it.
+    cache_codes: make the frozen encoder's codes once, see `engine.codes`.
   """
 
   trainable: Sequence[str]
@@ -57,6 +58,7 @@ class Recipe:
   seed: int = 0
   dropout: bool = False
   sharding: Sharding = DEFAULT
+  cache_codes: bool = False
 
 
 @dataclasses.dataclass
@@ -152,6 +154,8 @@ def prepare(
     # A stream draws its targets from running text, where some piece may be unknown.
     if not task.streams:
       batching.check_targets(validation.examples, vocabulary, "validation")
+  if trains and recipe.cache_codes:
+    codes.check(model, recipe.trainable, callable(source))
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)
   if recipe.trainable:
     branches.check(params, recipe.trainable)
@@ -279,6 +283,15 @@ def run(
   if checkpoints is not None and checkpoints.newest() is not None:
     begin = checkpoints.restore(begin)
     recorder.say(f"Resumed from step {int(begin.step)}.")
+  source = ready.source
+  if recipe.cache_codes:
+    parts = [source, validation.examples] if validation else [source]
+    whole, size = branches.merge(begin.trainable, frozen), recipe.eval_batch_size
+    parts = codes.attach(
+      ready.model, whole, parts, ready.layout, size, recorder, ready.place
+    )
+    source = parts[0]
+    validation = validation and dataclasses.replace(validation, examples=parts[1])
   kept: dict[str, Any] = {"trainable": ready.place.fetch(begin.trainable)}
 
   def keep_best(trained: Any, found: loop.Best) -> None:
@@ -293,7 +306,7 @@ def run(
     begin,
     frozen,
     batching.train_batches(
-      ready.source,
+      source,
       ready.layout,
       recipe.batch_size,
       recipe.seed,

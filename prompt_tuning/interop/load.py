@@ -60,6 +60,8 @@ def load(
   Raises:
     ValueError: if something is missing or does not fit.
   """
+  if backbone is not None:
+    backbone.check_device()
   if path is None:
     if backbone is None or vocabulary is None:
       raise ValueError(

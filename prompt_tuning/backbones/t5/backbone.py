@@ -13,6 +13,7 @@ from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.backbones.t5 import fused
 from prompt_tuning.backbones.t5 import prefix as prefixes
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.network import Transformer
@@ -55,6 +56,10 @@ class T5:
 
   def module(self, train: bool = False) -> Transformer:
     return Transformer(self.config, train)
+
+  def check_device(self) -> None:
+    """Raises ValueError for a switch that this machine cannot follow."""
+    fused.check(self.config.attention)
 
   def init(self, key: Any) -> Params:
     """Random weights, drawn as T5 draws them."""

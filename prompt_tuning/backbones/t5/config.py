@@ -8,7 +8,15 @@ import jax.numpy as jnp
 
 REMAT_POLICIES = ("none", "full", "dots")
 WEIGHTS = ("float32", "bfloat16")
-SWITCHES = ("dropout_rate", "dtype", "weights_dtype", "scan_layers", "remat_policy")
+ATTENTION = ("xla", "cudnn", "pallas")
+SWITCHES = (
+  "dropout_rate",
+  "dtype",
+  "weights_dtype",
+  "scan_layers",
+  "remat_policy",
+  "attention",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +36,8 @@ class T5Config:
       the stored ones.
     scan_layers: one stacked `layers` branch instead of `layers_0`, `layers_1` ...
     remat_policy: "none", "full" (keep block inputs only) or "dots" (keep products).
+    attention: "xla", or a kernel that never holds attention's weights: "cudnn" (GPU,
+      bfloat16) or "pallas" (TPU), see `fused.py`.
     relative_buckets, relative_max_distance: of the position bias.
   """
 
@@ -47,6 +57,7 @@ class T5Config:
   relative_buckets: int = 32
   relative_max_distance: int = 128
   weights_dtype: Any = None
+  attention: str = "xla"
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
@@ -84,11 +95,33 @@ class T5Config:
       raise ValueError(
         f"`T5Config.dropout_rate` must be in [0, 1), got {self.dropout_rate}."
       )
+    self._check_attention()
     unknown = set(self.mlp_activations) - {"relu", "gelu", "linear"}
     if unknown or not self.mlp_activations:
       raise ValueError(
         "`T5Config.mlp_activations` takes 'relu', 'gelu' and 'linear', got "
         f"{self.mlp_activations}."
+      )
+
+  def _check_attention(self) -> None:
+    what = f"`T5Config.attention` (ATTENTION) is {self.attention!r}"
+    fix = "or take 'xla'."
+    if self.attention not in ATTENTION:
+      raise ValueError(f"{what}; it must be one of {ATTENTION}.")
+    if self.attention != "xla" and self.dropout_rate:
+      raise ValueError(
+        f"{what}, whose kernel drops no weights of attention, but DROPOUT_RATE is "
+        f"{self.dropout_rate}. Set DROPOUT_RATE = 0.0, {fix}"
+      )
+    if self.attention == "cudnn" and self.dtype != "bfloat16":
+      raise ValueError(
+        f"{what}, which takes activations in bfloat16, but ACTIVATION_DTYPE is "
+        f"{self.dtype!r}. Set ACTIVATION_DTYPE = 'bfloat16', {fix}"
+      )
+    if self.attention == "cudnn" and (self.head_dim % 8 or self.head_dim > 128):
+      raise ValueError(
+        f"{what}, which takes heads whose width is a multiple of 8 up to 128, but "
+        f"`T5Config.head_dim` is {self.head_dim}. Take 'xla'."
       )
 
   def to_json(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.backbones.t5 import fused
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import partition
 
@@ -177,7 +178,12 @@ class Attention(nn.Module):
     bias: Float[Array, "#B #N #Q T"] | None,
     train: bool,
   ) -> Float[Array, "B Q H"]:
+    """What the queries read; the bias is one of `fused.bias_of`."""
     query_BQND = self._heads(self.query(x_BQH))
+    kind = self.config.attention
+    if fused.chosen(kind, x_BQH.shape[1]):
+      mixed_BQND = fused.attend(query_BQND, *keys_values, bias, kind)
+      return self.out(mixed_BQND.reshape(*mixed_BQND.shape[:2], -1))
     drop = None
     if train and self.config.dropout_rate:
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.backbones.t5 import fused
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.layers import (
   Attention,
@@ -156,6 +157,12 @@ class Stack(nn.Module):
     both = [jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (slots, bias)]
     return jnp.concatenate(both, axis=-1)
 
+  def fitted(self, bias: Array, x_BQH: Array) -> Array:
+    """The bias as attention takes it, made once for all layers."""
+    config, (B, Q, _) = self.config, x_BQH.shape
+    shape = (B, config.num_heads, Q)
+    return fused.bias_of(bias, shape, config.dtype, config.attention)
+
   def _scan(self, block: Any, shared: int) -> Any:
     # Parameters get a leading axis, which `params_axes` records as "layers".
     return partitioning.scan_with_axes(
@@ -202,6 +209,7 @@ class Encoder(Stack):
       bias = self.beside(prefix, bias, places(T, segments_BT))
       layers = prefix.layers
     x_BTH = self.dropout(x_BTH, deterministic=not self.train)
+    bias = self.fitted(bias, x_BTH)
     x_BTH, _ = self.walk(_run_layer, x_BTH, layers, bias)
     x_BTH = self.encoder_norm(x_BTH)
     return self.dropout(x_BTH, deterministic=not self.train)
@@ -272,6 +280,7 @@ class Decoder(Stack):
   def _run(self, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index):
     x_BUH = _placed(x_BUH.astype(self.config.dtype))
     x_BUH = self.dropout(x_BUH, deterministic=not self.train)
+    bias, cross_bias = (self.fitted(one, x_BUH) for one in (bias, cross_bias))
     if not self.config.scan_layers:
       per_layer = [
         tuple(part and part[i] for part in per_layer) for i in range(self.depth)
