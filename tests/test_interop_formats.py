@@ -86,6 +86,18 @@ def test_version_2_has_no_name_for_bfloat16(tmp_path):
     np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.parametrize("number, step", [(6.0, 6), (6.5, None)])
+def test_a_resumed_run_of_t5x_counts_in_the_type_it_restores_in(tmp_path, number, step):
+  folder = t5x.write_legacy(tmp_path, T5(CONFIG), weights(CONFIG), step=6)
+  assert open_source(tmp_path).step == 6
+  file = folder / "checkpoint"
+  tree = msgpack.unpackb(file.read_bytes(), ext_hook=msgpack.ExtType)
+  data = msgpack.packb(((), "float32", np.float32(number).tobytes()))
+  tree["optimizer"]["state"]["step"] = msgpack.ExtType(3, data)
+  file.write_bytes(msgpack.packb(tree))
+  assert open_source(tmp_path).step == step
+
+
 def test_scanned_weights_are_written_unrolled(tmp_path):
   params = weights(CONFIG)
   files.save(tmp_path / "own", T5(CONFIG), jax.tree.map(jnp.asarray, params))

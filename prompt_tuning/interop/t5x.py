@@ -144,8 +144,11 @@ def _parsed(file: Any, opened: Any) -> tuple[dict[str, Lazy], list[str], Any, in
 
 def _step(value: Any) -> int | None:
   if isinstance(value, Lazy):
-    whole = value.shape in ((), (1,)) and np.issubdtype(value.dtype, np.integer)
-    return int(value.read().reshape(())) if whole else None
+    # A run that T5X resumed with RESTORE_DTYPE counts in that type: 6.0.
+    if value.shape in ((), (1,)) and value.dtype.kind in "iuf":
+      number = value.read().reshape(()).item()
+      return int(number) if float(number).is_integer() else None
+    return None
   return value if isinstance(value, int) else None
 
 
