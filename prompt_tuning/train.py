@@ -3,9 +3,10 @@
 python -m prompt_tuning.train --gin_file=configs/... --gin.MODEL_DIR="'runs/name'"
 """
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from prompt_tuning.engine import (
   distributed,
   fit,
   interrupt,
+  lock,
   loop,
   product,
   report,
@@ -110,7 +112,7 @@ def train(
   check_feature_lengths(task_feature_lengths)
   configuration = config.text()
   if train_steps:
-    _check_folder(folder, configuration)
+    distributed.by_first(lambda: _check_folder(folder, configuration))
   plan = loop.Plan(
     train_steps, log_period, eval_period, save_period, best_metric, patience
   )
@@ -146,31 +148,33 @@ def train(
   ready = fit.prepare(
     model, loaded.params, loaded.vocabulary, task, layout, recipe, output
   )
-  checkpoints = _enter(folder, configuration) if train_steps else None
-  first = (checkpoints.newest() or 0) if checkpoints else 0
-  writes = distributed.is_first()
-  log = Log(folder, train_steps, first, tensorboard) if writes else Silent()
-  if writes:
-    report.model_info(folder, ready)
+  writes, start = distributed.is_first(), time.monotonic()
   facts = fit.facts(loaded, method, layout, task, configuration)
 
   def keep(params: Any, trained: Any, best: loop.Best) -> None:
-    if not writes:
-      return
-    fit.product_of(model, params, trained, facts, best).save(folder / "prompt")
+    if writes:
+      fit.product_of(model, params, trained, facts, best).save(folder / "prompt")
 
-  start = time.monotonic()
-  try:
-    with interrupt.on_terminate() as told:
-      best = earlier_best(folder, first)
-      fitted = fit.run(ready, log, checkpoints, keep, best, told)
-  except interrupt.StoppedError as error:
-    log.say(str(error))
-    raise SystemExit(interrupt.EXIT_CODE) from error
-  finally:
-    log.close()
-    if checkpoints is not None:
-      checkpoints.close()
+  with contextlib.ExitStack() as stack:
+    told = stack.enter_context(interrupt.on_terminate())
+    checkpoints = None
+    if train_steps:
+      checkpoints = stack.enter_context(_entered(folder, configuration))
+    notes: list[str] = []
+    begin = fit.resumed(ready, checkpoints, notes.append)
+    first = 0 if begin is None else int(begin.step)
+    log = Log(folder, train_steps, first, tensorboard) if writes else Silent()
+    stack.callback(log.close)
+    for note in notes:
+      log.say(note)
+    if writes:
+      report.model_info(folder, ready)
+    best = earlier_best(folder, first)
+    try:
+      fitted = fit.run(ready, log, checkpoints, keep, best, told, begin)
+    except interrupt.StoppedError as error:
+      log.say(str(error))
+      raise SystemExit(interrupt.EXIT_CODE) from error
   if writes:
     report.learning_curve(folder)
     seconds = time.monotonic() - start
@@ -189,7 +193,12 @@ def check_feature_lengths(lengths: Mapping[str, int]) -> None:
 
 
 def _check_folder(folder: pathlib.Path, configuration: str) -> None:
-  """Refuses a MODEL_DIR that belongs to another configuration."""
+  """Refuses a MODEL_DIR of another job or of another configuration."""
+  lock.check(folder)
+  _check_configuration(folder, configuration)
+
+
+def _check_configuration(folder: pathlib.Path, configuration: str) -> None:
   written = folder / "config.gin"
   if written.is_file():
     differ = config.differing_lines(written.read_text(), configuration, MAY_CHANGE)
@@ -205,11 +214,21 @@ def _check_folder(folder: pathlib.Path, configuration: str) -> None:
     )
 
 
-def _enter(folder: pathlib.Path, configuration: str) -> Checkpoints:
-  """Opens MODEL_DIR for writing."""
-  if distributed.is_first():
-    files.write_text(folder / "config.gin", configuration)
-  return Checkpoints(folder / "checkpoints")
+@contextlib.contextmanager
+def _entered(folder: pathlib.Path, configuration: str) -> Iterator[Checkpoints]:
+  """MODEL_DIR for this job alone, open for writing; its checkpoints."""
+  with contextlib.ExitStack() as stack:
+
+    def enter() -> None:
+      stack.enter_context(lock.held(folder))
+      _check_configuration(folder, configuration)
+      files.sweep(folder)
+      files.write_text(folder / "config.gin", configuration)
+
+    distributed.by_first(enter)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    stack.callback(checkpoints.close)
+    yield checkpoints
 
 
 def earlier_best(folder: pathlib.Path, first: int) -> loop.Best | None:

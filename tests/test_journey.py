@@ -1,13 +1,10 @@
-"""A run by command: killed, resumed, the same as one that was not; then its answers."""
+"""A run by command, told to end and resumed; then its answers."""
 
 import json
 import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -69,45 +66,10 @@ def whole(work, cache):
   return work / "whole"
 
 
-def command(work, name, root, cache):
-  environment = {**os.environ, **cache, "PYTHONPATH": str(root)}
-  return subprocess.Popen(
-    [sys.executable, "-m", "prompt_tuning.train", *flags(work, name)],
-    cwd=work,
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
 def checkpoints(folder: pathlib.Path) -> list[int]:
   if not folder.is_dir():
     return []
   return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-
-
-@pytest.fixture(scope="module")
-def resumed(work, whole, cache, root):
-  """MODEL_DIR of a run that was killed and started again."""
-  folder = work / "resumed"
-  process = command(work, "resumed", root, cache)
-  end = time.monotonic() + 300
-  while len(checkpoints(folder / "checkpoints")) < 2:
-    assert process.poll() is None, process.communicate()[1]
-    assert time.monotonic() < end, "no checkpoints in 300 s"
-    time.sleep(0.002)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-  reached = checkpoints(folder / "checkpoints")[-1]
-  assert reached < STEPS, "it was to be killed midway"
-  again = command(work, "resumed", root, cache)
-  out, err = again.communicate(timeout=300)
-  assert again.returncode == 0, err
-  assert f"Resumed from step {reached}." in out + err
-  assert "Traceback" not in err
-  return folder
 
 
 def lines(path):
@@ -136,17 +98,6 @@ def test_a_run_leaves_what_it_promises(whole):
   card = product.load(whole).card
   assert card["scores"]["loss"] == min(losses)
   assert card["task"]["labels"] == ["negative", "positive"]
-
-
-def test_a_killed_run_ends_as_if_it_had_not_been(whole, resumed):
-  for name in ("prompt/prompt.safetensors", "metrics.jsonl", "model-info.txt"):
-    assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
-  left, right = (product.load(folder).card for folder in (whole, resumed))
-  assert {**left, "gin": None} == {**right, "gin": None}
-  assert config.differing_lines(left["gin"], right["gin"], ["MODEL_DIR"]) == []
-  assert checkpoints(resumed / "checkpoints") == checkpoints(whole / "checkpoints")
-  hidden = [path.name for path in resumed.iterdir() if path.name.startswith(".")]
-  assert hidden == []
 
 
 def test_a_run_that_is_told_to_end_saves_and_goes_on(work, whole, monkeypatch, capsys):

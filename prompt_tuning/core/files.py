@@ -38,6 +38,18 @@ def whole_folder(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
+def sweep(folder: str | pathlib.Path) -> None:
+  """Removes what a killed process was writing aside in a folder.
+
+  Only for whoever owns the folder: another process may be writing there.
+  """
+  for path in pathlib.Path(folder).glob(".*"):
+    if path.is_dir() and (path.suffix == ".old" or path.name.count(".") == 2):
+      shutil.rmtree(path, ignore_errors=True)
+    elif path.name.endswith(".tmp") or ".tmp." in path.name:
+      path.unlink(missing_ok=True)
+
+
 def write_text(path: str | pathlib.Path, text: str) -> None:
   """Writes a text file aside, then renames it."""
   path = pathlib.Path(path)

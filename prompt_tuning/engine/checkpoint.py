@@ -1,11 +1,15 @@
 """Training checkpoints: trainable branches, optimiser slots and step; whole or absent.
 
 The frozen backbone is not saved again. Orbax writes each checkpoint aside and renames
-it; a folder that is not whole all the same (half copied, say) is put aside.
+it; a folder that is not whole all the same (half copied, say) is put aside, and so is
+one that turns out to be damaged: the checkpoint before it takes its place.
 """
 
+import contextlib
+import json
 import logging
 import pathlib
+from collections.abc import Callable, Iterator
 
 import jax
 import orbax.checkpoint as ocp
@@ -29,7 +33,10 @@ class Checkpoints:
     if distributed.is_first():
       _set_aside(self.folder)
     distributed.wait("checkpoints are looked through")
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, create=True, cleanup_tmp_directories=True
+    )
+    self._options = options
     self._manager = ocp.CheckpointManager(self.folder, options=options)
 
   def newest(self) -> int | None:
@@ -37,10 +44,15 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, state: TrainState) -> None:
-    """Starts saving; training goes on while the files are written."""
+    """Starts saving; training goes on while the files are written.
+
+    Raises:
+      OSError: if this or the save before could not be written (a full disk, say).
+    """
     step = int(state.step)
     if self.newest() != step:
-      self._manager.save(step, args=ocp.args.StandardSave(state))
+      with _written(self.folder):
+        self._manager.save(step, args=ocp.args.StandardSave(state))
 
   def restore(self, like: TrainState, step: int | None = None) -> TrainState:
     """The newest (or given) checkpoint, in the shapes and shardings of `like`.
@@ -58,22 +70,88 @@ class Checkpoints:
         "Remove that folder to go on from the checkpoint before it."
       ) from error
 
+  def resume(self, like: TrainState, say: Callable[[str], None]) -> TrainState | None:
+    """The newest checkpoint that can be read, or None where there is none.
+
+    A damaged one is renamed `damaged-STEP`, and `say` is told.
+
+    Raises:
+      ValueError: if it holds other parameters than `like`.
+    """
+    while (step := self.newest()) is not None:
+      try:
+        return self.restore(like, step)
+      except ValueError as error:
+        if not self._damaged(like, step, error):
+          raise
+        text = str(error.__cause__).strip().splitlines() or [""]
+      self._manager.close()
+      if distributed.is_first():
+        aside = _put_aside(self.folder / str(step), "damaged")
+        logging.warning("%s, now %s", text[0], aside.name)
+      distributed.wait(f"checkpoint {step} is put aside")
+      self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+      before = self.newest()
+      instead = "starting anew" if before is None else f"going back to step {before}"
+      say(f"The checkpoint of step {step} is damaged and was put aside; {instead}.")
+    return None
+
+  def _damaged(self, like: TrainState, step: int, error: Exception) -> bool:
+    """Whether a checkpoint fails to load although it claims to be what is wanted."""
+    if "shape" in str(error):
+      return False
+    try:
+      text = (self.folder / str(step) / "default" / "_METADATA").read_text()
+      tree = json.loads(text)["tree_metadata"]
+      found = {
+        "/".join(str(key["key"]) for key in leaf["key_metadata"])
+        for leaf in tree.values()
+        if leaf["value_metadata"].get("write_shape") is not None
+      }
+    except (OSError, ValueError, KeyError):
+      return True
+    leaves = jax.tree_util.tree_leaves_with_path(like)
+    return found == {
+      jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
+    }
+
   def close(self) -> None:
-    """Waits for what is being written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for what is being written.
+
+    Raises:
+      OSError: if it could not be written.
+    """
+    with _written(self.folder):
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+
+@contextlib.contextmanager
+def _written(folder: pathlib.Path) -> Iterator[None]:
+  """Says what a failed save means; what Orbax raises depends on where it failed."""
+  try:
+    yield
+  except Exception as error:
+    raise OSError(
+      f"A checkpoint could not be written into {str(folder)!r}: {error}. Those before "
+      "it are whole: make room, then give the same command to go on."
+    ) from error
+
+
+def _put_aside(path: pathlib.Path, why: str) -> pathlib.Path:
+  aside = path.with_name(f"{why}-{path.name}")
+  number = 1
+  while aside.exists():
+    number += 1
+    aside = path.with_name(f"{why}-{path.name}-{number}")
+  return path.rename(aside)
 
 
 def _set_aside(folder: pathlib.Path) -> None:
   """Warns of unfinished checkpoints; renames those that bear a step's name."""
   for path in sorted(folder.glob("*")) if folder.is_dir() else ():
     if path.name.isdigit() and not all((path / name).exists() for name in WHOLE):
-      aside = path.with_name(f"unfinished-{path.name}")
-      number = 1
-      while aside.exists():
-        number += 1
-        aside = path.with_name(f"unfinished-{path.name}-{number}")
-      path.rename(aside)
+      aside = _put_aside(path, "unfinished")
       logging.warning("Unfinished checkpoint ignored: %s, now %s", path, aside.name)
     elif ".orbax-checkpoint-tmp" in path.name:
       logging.warning("Unfinished checkpoint ignored: %s", path)

@@ -9,10 +9,11 @@ Each process runs the same command; flags or the environment say which one it is
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 # Flag -> field of Cluster; the names are T5X's.
@@ -105,6 +106,26 @@ def wait(name: str) -> None:
   """Waits until all processes are here."""
   if several():
     multihost_utils.sync_global_devices(name)
+
+
+def by_first(function: Callable[[], Any]) -> None:
+  """Lets the first process do something, and all of them fail where it fails.
+
+  Raises:
+    ValueError, OSError: as the function does; ValueError in the other processes.
+  """
+  failed = None
+  if is_first():
+    try:
+      function()
+    except (ValueError, OSError) as error:
+      failed = error
+  if several():
+    code = multihost_utils.broadcast_one_to_all(np.int32(failed is not None))
+    if failed is None and code:
+      raise ValueError("The first process could not go on; it says why.")
+  if failed is not None:
+    raise failed
 
 
 def told(step: int) -> bool:

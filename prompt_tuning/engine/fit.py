@@ -237,9 +237,27 @@ def fit(
   keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
 ) -> Fitted:
-  """`prepare`, then `run`."""
+  """`prepare`, `resumed`, then `run`."""
   ready = prepare(model, backbone_params, vocabulary, task, layout, recipe, output)
-  return run(ready, recorder, checkpoints, keep, best)
+  begin = resumed(ready, checkpoints, recorder.say)
+  return run(ready, recorder, checkpoints, keep, best, begin=begin)
+
+
+def resumed(
+  ready: Ready, checkpoints: Checkpoints | None, say: Callable[[str], None]
+) -> state.TrainState | None:
+  """The state of the newest checkpoint, on this run's devices; None without one."""
+  if checkpoints is None or ready.transform is None:
+    return None
+  trains, _ = branches.split(ready.params, ready.recipe.trainable)
+  trains = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), trains)
+  like = jax.eval_shape(lambda tree: state.create(tree, ready.transform), trains)
+  like = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    like,
+    ready.places.state,
+  )
+  return checkpoints.resume(like, say)
 
 
 def run(
@@ -249,17 +267,19 @@ def run(
   keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
   stop: Callable[[int], bool] = lambda step: False,
+  begin: state.TrainState | None = None,
 ) -> Fitted:
   """Trains, evaluates, and keeps the best.
 
   Args:
     ready: of `prepare`.
     recorder: metrics and words.
-    checkpoints: saved to and resumed from, or None.
+    checkpoints: saved to, or None.
     keep: called with (all parameters, trained branches, best) at each best score, or
       once at the end where there is no validation.
     best: the best of the part of this run that went before.
     stop: see `engine.loop.run`.
+    begin: where to go on, see `resumed`; None for the first step.
   """
   recipe, validation = ready.recipe, ready.validation
   trainable, frozen = branches.split(ready.params, recipe.trainable)
@@ -277,11 +297,11 @@ def run(
     if found:
       recorder.write(0, "validation", found)
     return Fitted(ready.params, trainable, loop.Best(0, found or None))
-  begin = jax.jit(
-    lambda tree: state.create(tree, ready.transform), out_shardings=ready.places.state
-  )(trainable)
-  if checkpoints is not None and checkpoints.newest() is not None:
-    begin = checkpoints.restore(begin)
+  if begin is None:
+    begin = jax.jit(
+      lambda tree: state.create(tree, ready.transform), out_shardings=ready.places.state
+    )(trainable)
+  else:
     recorder.say(f"Resumed from step {int(begin.step)}.")
   source = ready.source
   if recipe.cache_codes:
