@@ -236,8 +236,9 @@ def steps_counted(folder, step):
   return int(ts.open({"driver": "zarr", "kvstore": place}).result().read().result())
 
 
-def test_sharded_over_eight_devices(trained, upstream, vocabulary_file, tmp_path):
-  folder = train(tmp_path, upstream, vocabulary_file, "NUM_PARTITIONS=2", devices=8)
+def test_sharded_over_two_devices(trained, upstream, vocabulary_file, tmp_path):
+  """T5X gives all devices of a CPU to the axis `model`, which two heads divide."""
+  folder = train(tmp_path, upstream, vocabulary_file, devices=2)
   lines = (folder / "model-info.txt").read_text().splitlines()
   specs = {line.split()[1]: line for line in lines if line.startswith("Variable")}
   for name, spec in {
@@ -247,8 +248,8 @@ def test_sharded_over_eight_devices(trained, upstream, vocabulary_file, tmp_path
     prompts.BRANCH: "(None, None)",
   }.items():
     assert specs[name].endswith(f"partition spec {spec}"), specs[name]
-  one, eight = (source(f).prompts[prompts.BRANCH].read() for f in (trained, folder))
-  np.testing.assert_allclose(eight, one, atol=1e-3)
+  one, two = (source(f).prompts[prompts.BRANCH].read() for f in (trained, folder))
+  np.testing.assert_allclose(two, one, atol=1e-3)
 
 
 # ---- in this process
