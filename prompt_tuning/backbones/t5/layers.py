@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import fused
+from prompt_tuning.backbones.t5 import fused, int8
 from prompt_tuning.backbones.t5.config import T5Config
 
 _FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -35,6 +35,9 @@ class Dense(nn.Module):
     def draw(key, shape):
       return self.scale * _FAN_IN(key, shape)
 
+    stored = self.get_variable("params", "kernel")
+    if isinstance(stored, int8.Quantised):
+      return int8.product(x.astype(self.dtype), stored)
     shape = (x.shape[-1], self.features)
     kernel_IO = partitioning.param_with_axes("kernel", draw, shape, axes=self.axes)
     return x.astype(self.dtype) @ kernel_IO.astype(self.dtype)
@@ -46,6 +49,10 @@ class Embedder(nn.Module):
   config: T5Config
 
   def setup(self) -> None:
+    stored = self.get_variable("params", "embedding")
+    if isinstance(stored, int8.Quantised):
+      self.embedding = stored
+      return
     self.embedding = partitioning.param_with_axes(
       "embedding",
       nn.initializers.normal(1.0),
@@ -54,11 +61,17 @@ class Embedder(nn.Module):
     )
 
   def __call__(self, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:
+    if isinstance(self.embedding, int8.Quantised):
+      return int8.rows(self.embedding, ids, self.config.dtype)
     return jnp.take(self.embedding, ids, axis=0).astype(self.config.dtype)
 
   def attend(self, states: Float[Array, "*X H"]) -> Float[Array, "*X V"]:
+    states = states.astype(self.config.dtype)
+    if isinstance(self.embedding, int8.Quantised):
+      kernel_HV = int8.transposed(self.embedding)
+      return int8.product(states, kernel_HV).astype(jnp.float32)
     table_VH = self.embedding.astype(self.config.dtype)
-    return (states.astype(self.config.dtype) @ table_VH.T).astype(jnp.float32)
+    return (states @ table_VH.T).astype(jnp.float32)
 
 
 class RMSNorm(nn.Module):
