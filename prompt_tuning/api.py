@@ -101,7 +101,8 @@ def load_model(
   Args:
     path_or_name: see `interop.load.load`.
     dtype: of activations, "float32" or "bfloat16"; None for float32.
-    weights_dtype: to cast the weights to as they are read; None keeps the stored one.
+    weights_dtype: to cast the weights to as they are read ("int8" for the matrices of a
+      frozen model); None keeps the stored one.
   """
   compilation.keep()
   loaded = load(path_or_name, weights_dtype=weights_dtype)

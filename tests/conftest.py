@@ -15,9 +15,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _PROGRAMS = tempfile.TemporaryDirectory(prefix="prompt_tuning_tests_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-_FLAGS = os.environ.get("XLA_FLAGS", "")
-if "xla_backend_optimization_level" not in _FLAGS:
-  os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_backend_optimization_level=0".strip()
+for _flag in (
+  "--xla_backend_optimization_level=0",
+  "--xla_llvm_disable_expensive_passes=true",
+  "--xla_cpu_use_fusion_emitters=false",
+):
+  _FLAGS = os.environ.get("XLA_FLAGS", "")
+  if _flag.split("=")[0] not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {_flag}".strip()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -16,6 +16,7 @@ import arithmetic
 import decode
 import generators
 import gpu
+import int8_weights
 import memory
 import ours
 import real_lengths
@@ -271,6 +272,15 @@ def test_gpu(run):
   assert found["settings"]["inputs"] == gpu.SMALL["inputs"]
   share = row["model_tflops"] / found["peak_tflops"]
   assert found["mfu"] == row["mfu"] == pytest.approx(share)
+
+
+@thorough
+def test_int8_weights(run, tiny_folder):
+  found = run(int8_weights, f"--backbone={tiny_folder}", "--steps=0", sizes=())
+  stored, half, narrow = found["rows"]
+  assert stored["logits_max"] == 0 and stored["same_best_%"] == 100
+  assert 0 < half["logits_rms"] < narrow["logits_rms"] < 0.2 * found["logits_std"]
+  assert narrow["megabytes"] < half["megabytes"] < stored["megabytes"]
 
 
 @thorough

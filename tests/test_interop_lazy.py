@@ -191,7 +191,7 @@ def test_types_to_keep_weights_in(opened):
   assert T5Config(40, 8, 2, 4, 12, 1, 2, weights_dtype=jnp.bfloat16) == (
     dataclasses.replace(CONFIG, weights_dtype="bfloat16")
   )
-  for dtype in ("int8", np.float64, "nonsense"):
+  for dtype in ("int4", np.float64, "nonsense"):
     with pytest.raises(ValueError, match="`T5Config.weights_dtype` must be one of"):
       source.load(opened, dtype=dtype)
 

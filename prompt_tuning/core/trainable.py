@@ -29,7 +29,7 @@ def within(path: str, branch: str) -> bool:
 
 
 def check(tree: Tree, branches: Sequence[str]) -> None:
-  """Raises ValueError for a branch that names nothing."""
+  """Raises ValueError for a branch that names nothing, or numbers that cannot train."""
   paths = list(flatten(tree))
   for branch in branches:
     if not any(within(path, branch) for path in paths):
@@ -38,6 +38,14 @@ def check(tree: Tree, branches: Sequence[str]) -> None:
         f"`TRAINABLE` names the branch {branch!r}, which holds no parameter. "
         f"There are {tops[:12]}."
       )
+
+  for path, value in flatten(split(tree, branches)[0]).items():
+    for leaf in jax.tree.leaves(value):
+      if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
+        raise ValueError(
+          f"`TRAINABLE` names {path!r}, which is held as {leaf.dtype} and cannot "
+          "train. Set WEIGHTS_DTYPE = None, or leave that branch frozen."
+        )
 
 
 def split(tree: Tree, branches: Sequence[str]) -> tuple[dict, dict]:

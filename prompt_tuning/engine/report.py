@@ -57,7 +57,8 @@ def info_text(
   ]
   lines = [
     f"{kind}  {name}  [{'x'.join(map(str, leaf.shape)) or 'scalar'}]  {leaf.dtype}  "
-    f"{named}  {tuple(where.spec) or 'whole'}  {size:,} bytes a device"
+    f"{named}  {tuple(jax.tree.leaves(where)[0].spec) or 'whole'}  {size:,} bytes a "
+    "device"
     for kind, name, leaf, named, where, size in rows
   ]
   return "\n".join([*head, *lines]) + "\n"
@@ -66,7 +67,13 @@ def info_text(
 def _rows(tree: Any, places: Any, axes: Any) -> list[tuple]:
   where = branches.flatten(places)
   return [
-    (name, leaf, axes.get(name, ()), where[name], _size(leaf, where[name]))
+    (
+      name,
+      leaf,
+      axes.get(name, ()),
+      where[name],
+      sharding.bytes_per_device(leaf, where[name]),
+    )
     for name, leaf in branches.flatten(tree).items()
   ]
 
@@ -76,12 +83,8 @@ def _slots(slots: Any, places: Any) -> list[tuple]:
   return [
     (jax.tree_util.keystr(path, simple=True, separator="/"), leaf, (), place, size)
     for (path, leaf), place in zip(found, jax.tree.leaves(places), strict=True)
-    if (size := _size(leaf, place))
+    if (size := sharding.bytes_per_device(leaf, place))
   ]
-
-
-def _size(leaf: Any, place: Any) -> int:
-  return sharding.bytes_per_device(leaf, place)
 
 
 def learning_curve(folder: pathlib.Path) -> None:

@@ -178,12 +178,13 @@ class Placement:
       trains: whether the rules are those of what trains.
     """
     rules = self.config.trainable_rules if trains else self.config.rules
-    return branches.unflatten(
-      {
-        path: self.named(axes.get(path), leaf.shape, rules)
-        for path, leaf in branches.flatten(shapes).items()
-      }
-    )
+
+    def placed(path: str, leaf: Any) -> Any:
+      # A leaf of several arrays (int8 and its scales) has the names of its axes on all.
+      return jax.tree.map(lambda x: self.named(axes.get(path), x.shape, rules), leaf)
+
+    flat = branches.flatten(shapes)
+    return branches.unflatten({path: placed(path, leaf) for path, leaf in flat.items()})
 
   def beside(self, tree: Any, params: Any, shardings: Any) -> Any:
     """Shardings of a state: its copies and slots of parameters lie as these do.
@@ -301,9 +302,13 @@ def check_batch(
     )
 
 
-def bytes_per_device(leaf: Any, place: NamedSharding) -> int:
-  """Bytes of an array on one device."""
-  return math.prod(place.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+def bytes_per_device(leaf: Any, place: Any) -> int:
+  """Bytes of an array, or of a leaf of several, on one device."""
+  arrays, places = jax.tree.leaves(leaf), jax.tree.leaves(place)
+  return sum(
+    math.prod(where.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
+    for x, where in zip(arrays, places, strict=True)
+  )
 
 
 def _rule(rule: Any, field: str) -> Rule:

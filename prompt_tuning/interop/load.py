@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from prompt_tuning.backbones.t5 import files
+from prompt_tuning.backbones.t5 import files, int8
+from prompt_tuning.backbones.t5.stacking import unrolled
 from prompt_tuning.data import vocabularies
 from prompt_tuning.interop import huggingface, lazy, own, places, source, t5x
 
@@ -23,6 +24,7 @@ class Loaded:
   backbone: pure functions (`backbones.t5.backbone.T5`).
   params: its weights. vocabulary: its SeqIO vocabulary.
   name: what the user called it. vocabulary_path: file of the vocabulary, if any.
+  stored: the arrays in the files, where `params` holds them as int8; else None.
   """
 
   backbone: Any
@@ -30,10 +32,13 @@ class Loaded:
   vocabulary: Any
   name: str
   vocabulary_path: str | None = None
+  stored: Any = None
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Digest of the weights."""
+    """Digest of the weights, whatever they were rounded to."""
+    if self.stored is not None:
+      return files.digest(self.stored)
     return files.fingerprint(self.params)
 
 
@@ -70,7 +75,10 @@ def load(
       )
     check_vocabulary(backbone.spec.vocabulary, vocabulary, "random", math.inf)
     params = backbone.init(jax.random.key(seed))
-    return Loaded(backbone, params, vocabulary, "random")
+    if "int8" not in (weights_dtype, backbone.config.weights_dtype):
+      return Loaded(backbone, params, vocabulary, "random")
+    arrays = unrolled(jax.device_get(params))
+    return Loaded(backbone, int8.tree(params), vocabulary, "random", stored=arrays)
   opened = open_source(MINI if path == "mini" else places.find(path), backbone)
   rows = opened.config.vocab_size
   if vocabulary is None:
@@ -84,7 +92,9 @@ def load(
   check_vocabulary(rows, vocabulary, path)
   found, params = source.load(opened, backbone, shardings, weights_dtype)
   where = None if opened.vocabulary == "bytes" else opened.vocabulary
-  return Loaded(found, params, vocabulary, path, where)
+  narrow = weights_dtype or found.config.weights_dtype
+  stored = opened.arrays if narrow == "int8" else None
+  return Loaded(found, params, vocabulary, path, where, stored)
 
 
 def open_source(place: Any, backbone: Any = None) -> source.Source:

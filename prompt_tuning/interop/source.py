@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning.backbones.t5 import files
+from prompt_tuning.backbones.t5 import files, int8
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.trainable import flatten, unflatten
@@ -61,9 +61,10 @@ def load(
       scanned) -> where the array shall live, or a function of the backbone that gives
       them. Each process then reads the slices of its own devices. Names left out, and
       all for None, go to the default device.
-    dtype: to keep the weights in, such as "bfloat16", which rounds to 8 bits; None
-      for `T5Config.weights_dtype` of `expected`. Where that is None too, the stored
-      ones are kept, but for float16, which T5 1.1 overflows in and which is widened to
+    dtype: to keep the weights in, such as "bfloat16", which rounds to 8 bits, or
+      "int8", which rounds matrices (`int8.Quantised`) and keeps the rest; None for
+      `T5Config.weights_dtype` of `expected`. Where that is None too, the stored ones
+      are kept, but for float16, which T5 1.1 overflows in and which is widened to
       float32.
 
   Raises:
@@ -88,7 +89,11 @@ def load(
   found = {}
   # Memory that a reader needs for a while is largest when the least is kept.
   for name in sorted(arrays, key=lambda name: -_bytes(arrays[name])):
-    found[name] = _placed(arrays[name], places.get(name), dtype)
+    if dtype == "int8" and int8.is_matrix(name):
+      found[name] = _quantised(name, arrays[name], places.get(name))
+      continue
+    kept = None if dtype == "int8" else dtype
+    found[name] = _placed(arrays[name], places.get(name), kept)
   return backbone, unflatten({name: found[name] for name in arrays})
 
 
@@ -164,6 +169,31 @@ def _placed(lazy: Lazy, sharding: jax.sharding.Sharding | None, dtype: Any) -> A
 
   return jax.block_until_ready(
     jax.make_array_from_callback(lazy.shape, sharding, piece, np.dtype(dtype))
+  )
+
+
+def _quantised(
+  name: str, lazy: Lazy, sharding: jax.sharding.Sharding | None
+) -> int8.Quantised:
+  def layer(number: int | None) -> np.ndarray:
+    first = slice(None) if number is None else slice(number, number + 1)
+    return lazy.read((first, *[slice(None)] * (len(lazy.shape) - 1)), np.float32)
+
+  found = int8.read(name, lazy.shape, layer)
+  if sharding is None:
+    return jax.block_until_ready(jax.device_put(found))
+  # One scale serves a whole axis, which cannot be divided.
+  sizes = found.scale.shape
+  spec = [*sharding.spec, *[None] * (len(lazy.shape) - len(sharding.spec))]
+  spec = [axis if size > 1 else None for axis, size in zip(spec, sizes, strict=True)]
+  whole = jax.sharding.PartitionSpec(*spec)
+  places = int8.Quantised(sharding, jax.sharding.NamedSharding(sharding.mesh, whole))
+  return jax.block_until_ready(
+    jax.tree.map(
+      lambda x, place: jax.make_array_from_callback(x.shape, place, x.__getitem__),
+      found,
+      places,
+    )
   )
 
 

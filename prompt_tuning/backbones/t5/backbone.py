@@ -13,7 +13,7 @@ from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import fused
+from prompt_tuning.backbones.t5 import fused, int8
 from prompt_tuning.backbones.t5 import prefix as prefixes
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.network import Transformer
@@ -82,7 +82,8 @@ class T5:
 
   def table(self, params: Params) -> Float[Array, "V H"]:
     """The token table."""
-    return params["token_embedder"]["embedding"]
+    table = params["token_embedder"]["embedding"]
+    return table.wide() if isinstance(table, int8.Quantised) else table
 
   def embed(self, params: Params, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:
     return self._apply(params, "embed", ids)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 REMAT_POLICIES = ("none", "full", "dots")
-WEIGHTS = ("float32", "bfloat16")
+WEIGHTS = ("float32", "bfloat16", "int8")
 ATTENTION = ("xla", "cudnn", "pallas")
 SWITCHES = (
   "dropout_rate",
@@ -32,8 +32,8 @@ class T5Config:
       are then scaled by H^-0.5.
     dropout_rate: used in training only.
     dtype: of activations; weights keep their own.
-    weights_dtype: to cast weights to when they are read, such as "bfloat16"; None keeps
-      the stored ones.
+    weights_dtype: to cast weights to when they are read, such as "bfloat16", or "int8"
+      for matrices that are frozen (see `int8.py`); None keeps the stored ones.
     scan_layers: one stacked `layers` branch instead of `layers_0`, `layers_1` ...
     remat_policy: "none", "full" (keep block inputs only) or "dots" (keep products).
     attention: "xla", or a kernel that never holds attention's weights: "cudnn" (GPU,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import flax as safetensors_flax
 
+from prompt_tuning.backbones.t5 import int8
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import unrolled, unstack_layers
@@ -41,7 +42,11 @@ def save(
     backbone: the architecture. params: its weights.
     vocabulary: SentencePiece file to put beside the weights.
     dtype: cast the weights (bfloat16 halves the file and rounds to 8 bits).
+
+  Raises:
+    ValueError: for weights held as int8.
   """
+  int8.refuse(params, f"Saving to {str(folder)!r}")
   config = dataclasses.replace(backbone.config, scan_layers=False)
   weights = flatten(unstack_layers(params))
   if dtype is not None:
@@ -102,13 +107,21 @@ def check_names(expected: dict[str, Any], found: dict[str, Any], where: str) -> 
 
 
 def fingerprint(params: Any) -> str:
-  """A short digest of a backbone's weights: names, shapes and a sketch of values.
+  """A short digest of a backbone's weights, see `digest`."""
+  return digest(unrolled(params))
+
+
+def digest(arrays: Mapping[str, Any]) -> str:
+  """A short digest of named arrays: names, shapes and a sketch of values.
+
+  Args:
+    arrays: unrolled T5X name -> what `read()` gives the array of.
 
   Every array contributes its bytes' digest in bfloat16-rounded form, so a stored copy
   in bfloat16 and the same weights held in float32 agree.
   """
   digest = hashlib.sha256()
-  for name, leaf in unrolled(params).items():
+  for name, leaf in sorted(arrays.items()):
     value = np.asarray(jax.device_get(leaf.read())).astype(jnp.bfloat16)
     digest.update(f"{name}{value.shape}".encode())
     digest.update(np.ascontiguousarray(value).view(np.uint16))

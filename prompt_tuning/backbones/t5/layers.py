@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import fused
+from prompt_tuning.backbones.t5 import fused, int8
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import partition
 
@@ -36,6 +36,9 @@ class Dense(nn.Module):
     def draw(key, shape):
       return self.scale * _FAN_IN(key, shape)
 
+    stored = self.get_variable("params", "kernel")
+    if isinstance(stored, int8.Quantised):
+      return int8.product(x.astype(self.dtype), stored)
     shape = (x.shape[-1], self.features)
     kernel_IO = partitioning.param_with_axes("kernel", draw, shape, axes=self.axes)
     kernel_IO = partition.gathered(kernel_IO.astype(self.dtype), *self.axes)
@@ -48,6 +51,10 @@ class Embedder(nn.Module):
   config: T5Config
 
   def setup(self) -> None:
+    stored = self.get_variable("params", "embedding")
+    if isinstance(stored, int8.Quantised):
+      self.embedding = stored
+      return
     self.embedding = partitioning.param_with_axes(
       "embedding",
       nn.initializers.normal(1.0),
@@ -56,12 +63,18 @@ class Embedder(nn.Module):
     )
 
   def __call__(self, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:
+    if isinstance(self.embedding, int8.Quantised):
+      return int8.rows(self.embedding, ids, self.config.dtype)
     return jnp.take(self.embedding, ids, axis=0).astype(self.config.dtype)
 
   def attend(self, states: Float[Array, "*X H"]) -> Float[Array, "*X V"]:
+    states = states.astype(self.config.dtype)
+    if isinstance(self.embedding, int8.Quantised):
+      kernel_HV = int8.transposed(self.embedding)
+      return int8.product(states, kernel_HV).astype(jnp.float32)
     table_VH = self.embedding.astype(self.config.dtype)
     table_VH = partition.gathered(table_VH, "vocab", "embed")
-    return (states.astype(self.config.dtype) @ table_VH.T).astype(jnp.float32)
+    return (states @ table_VH.T).astype(jnp.float32)
 
 
 class RMSNorm(nn.Module):

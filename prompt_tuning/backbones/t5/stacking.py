@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prompt_tuning.backbones.t5 import int8
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.trainable import flatten
 
@@ -86,7 +87,12 @@ class Leaf:
 
 
 def unrolled(params: Params) -> dict[str, Leaf]:
-  """Unrolled name -> array, as `unstack_layers` names them; nothing is copied."""
+  """Unrolled name -> array, as `unstack_layers` names them; nothing is copied.
+
+  Raises:
+    ValueError: for weights held as int8.
+  """
+  int8.refuse(params, "This")
   found = {}
   for name, value in flatten(params).items():
     side, _, rest = name.partition("/layers/")
