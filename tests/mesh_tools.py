@@ -21,6 +21,7 @@ if __name__ == "__main__":
   os.environ["JAX_PLATFORMS"] = "cpu"
   flags = "--xla_force_host_platform_device_count=8"
   flags += " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+  flags += " --xla_llvm_disable_expensive_passes=true"
   os.environ["XLA_FLAGS"] = flags
 
 import jax

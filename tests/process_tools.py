@@ -79,7 +79,8 @@ def start(
   """Starts `count` processes that share some virtual devices; the last may stop."""
   address = f"localhost:{free_port()}"
   options = f"--xla_force_host_platform_device_count={devices // count}"
-  options += " --xla_backend_optimization_level=0"
+  options += " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+  options += " --xla_llvm_disable_expensive_passes=true"
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": options}
   environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
   found = []

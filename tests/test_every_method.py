@@ -38,6 +38,7 @@ class Devices:
     flags = "--xla_force_host_platform_device_count=8"
     # Quick compilation: each program runs once.
     flags += " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    flags += " --xla_llvm_disable_expensive_passes=true"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
     command = [sys.executable, tools.__file__, str(folder), *names]

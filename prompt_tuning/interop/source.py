@@ -187,7 +187,7 @@ def _quantised(
   spec = [*sharding.spec, *[None] * (len(lazy.shape) - len(sharding.spec))]
   spec = [axis if size > 1 else None for axis, size in zip(spec, sizes, strict=True)]
   whole = jax.sharding.PartitionSpec(*spec)
-  places = int8.Quantised(sharding, jax.sharding.NamedSharding(sharding.mesh, whole))
+  places = int8.Quantised(sharding, type(sharding)(sharding.mesh, whole))
   return jax.block_until_ready(
     jax.tree.map(
       lambda x, place: jax.make_array_from_callback(x.shape, place, x.__getitem__),
