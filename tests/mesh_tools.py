@@ -74,14 +74,14 @@ CHOSEN = {
     Setting(8, 1, "fully_sharded", scan=True, microbatches=2),
     Setting(2, 2, "fully_sharded", trains=True),
   ],
-  "ipt_mlp": [Setting(2, 4, "model_parallel", scan=True)],
 }
 if os.environ.get("PROMPT_TUNING_THOROUGH"):
   CHOSEN["prompt_tuning"] += [
     Setting(2, 4, "fully_sharded"),
     Setting(2, 2, "fully_sharded", scan=True, trains=True),
   ]
-  CHOSEN["ipt_mlp"] += [
+  CHOSEN["ipt_mlp"] = [
+    Setting(2, 4, "model_parallel", scan=True),
     Setting(4, 2, "fully_sharded", scan=True, trains=True),
     Setting(1, 8, "model_parallel", scan=True, microbatches=2),
     Setting(8, 1, "replicated", scan=True),

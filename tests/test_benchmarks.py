@@ -321,6 +321,7 @@ def stub(tmp_path, parameters):
   return file
 
 
+@thorough
 def test_vs_peft_with_a_process_that_says_half_a_second(run, monkeypatch, tmp_path):
   shape = ours.Sizes(**SIZES)
   weights = sum(leaf.size for leaf in jax.tree.leaves(shape.shapes()))
