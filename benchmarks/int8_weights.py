@@ -3,10 +3,13 @@
   python benchmarks/int8_weights.py [--backbone=mini] [--steps=300] [--json=FILE]
 
 Logits of the embedded test sentences, unprompted, beside those of the weights as they
-are stored; then the accuracy of a plain prompt on the embedded sentiment task, trained
-on either and answered by either (`--steps=0` leaves that out). No seconds are measured.
+are stored; then accuracy in % on the embedded sentiment task, unprompted and with a
+plain prompt tuned on either and answered by each (`--steps=0` leaves prompts out). No
+seconds are measured.
 """
 
+import argparse
+import pathlib
 import tempfile
 from typing import Any
 
@@ -59,7 +62,8 @@ def trained(held: str | None, args: Any) -> Any:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-  parser = timing.flags(__doc__)
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--json", type=pathlib.Path, help="file for the results")
   parser.add_argument(
     "--backbone", default="mini", help="with the shape of the mini T5"
   )
@@ -82,8 +86,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
       "logits_rms": float(np.sqrt(np.square(found - plain).mean())),
       "same_best_%": 100 * float((found.argmax(-1) == plain.argmax(-1)).mean()),
     }
+    row["unprompted"] = answered(model, None, task)
     for on, prompt in prompts.items():
-      row[f"accuracy, trained {words(on)}"] = answered(model, prompt, task)
+      row[f"tuned {words(on)}"] = answered(model, prompt, task)
     rows.append(row)
   return timing.finish(args, rows, {"logits_std": float(plain.std())})
 
