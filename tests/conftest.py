@@ -32,6 +32,8 @@ def pytest_xdist_make_scheduler(config, log):
   """A file's tests run in one worker: they share what they compile."""
   from xdist.scheduler import LoadFileScheduling
 
+  # Files with few tests are not the quick ones; left for the end, they run alone.
+  config.option.loadscopereorder = False
   return LoadFileScheduling(config, log)
 
 
