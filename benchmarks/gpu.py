@@ -75,7 +75,7 @@ def xl(shape: ours.Sizes, args: Any) -> tuple[list[dict[str, Any]], dict[str, An
   with theirs.optional(args.peft_python) as peft:
     if peft:
       batch = shape.ids()
-      sides["peft"] = peft.train("peft", shape, [batch], compiled=args.peft_compile)
+      sides["peft"] = peft.train("peft", shape, [batch], compile=args.peft_compile)
     found = timing.measure(sides, args)
     peft_bytes = peft.peak() if peft else None
   rows = [row("XL", name, shape, times, found) for name, times in found.times.items()]

@@ -98,7 +98,7 @@ class Training:
     shape = order["shape"]
     model = base(shape)
     self.parameters = sum(p.numel() for p in model.parameters())
-    if order["prompted"]:
+    if order.get("prompted", True):
       model = prompted(model, shape["prompt"])
     self.model = model.train()
     self.optimizer = rule(shape["optimizer"], model)

@@ -196,4 +196,5 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+  timing.start(__file__)
   main()

@@ -1,7 +1,8 @@
-"""Orders to `peft_worker.py`, which may run in another interpreter.
+"""Orders to other libraries' sides, which may run in other interpreters.
 
-Two processes keep two libraries' threads and allocators apart; the parent waits while
-the child works, so the sides still take turns.
+`peft_worker.py` is PEFT's side, `t5x_worker.py` T5X's. Two processes keep two
+libraries' threads and allocators apart; the parent waits while the child works, so the
+sides still take turns.
 """
 
 import argparse
@@ -14,18 +15,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 from ours import Sizes
 
-WORKER = pathlib.Path(__file__).with_name("peft_worker.py")
-NEEDS = ("torch", "transformers", "peft")
+HERE = pathlib.Path(__file__).parent
 
 
 class AbsentError(ValueError):
-  """PEFT's side cannot run here."""
+  """The other library's side cannot run here."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,19 +38,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
 
 
-class Peft:
-  """The other library as a process; use it in a `with`."""
+class Worker:
+  """Another library as a process; use it in a `with`.
+
+  Attributes:
+    library: its name. script: of its process. needs: modules of its interpreter.
+    install: how to get them. flag: that names another interpreter.
+  """
+
+  library: str
+  script: str
+  needs: tuple[str, ...]
+  install: str
+  flag: str
 
   def __init__(self, python: str | None = None):
-    missing = [] if python else [n for n in NEEDS if not importlib.util.find_spec(n)]
-    if missing:
+    absent = [n for n in self.needs if not python and not importlib.util.find_spec(n)]
+    if absent:
       raise AbsentError(
-        f"PEFT's side needs {', '.join(missing)}: pip install '.[oracles]', or name an "
-        "interpreter that has them with --peft_python=PATH."
+        f"{self.library}'s side needs {', '.join(absent)}: {self.install}, or name an "
+        f"interpreter that has them with {self.flag}=PATH."
       )
     self._folder = tempfile.TemporaryDirectory()
     self._process = subprocess.Popen(
-      [python or sys.executable, str(WORKER)],
+      [python or sys.executable, str(HERE / self.script)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
@@ -58,42 +69,23 @@ class Peft:
     self.facts = self._answer()
     if "absent" in self.facts:
       self.close()
-      raise AbsentError(f"PEFT's side: {self.facts['absent']} (of {python}).")
+      raise AbsentError(f"{self.library}'s side: {self.facts['absent']} (of {python}).")
 
   def train(
     self,
     name: str,
     shape: Sizes,
     batches: Sequence[Mapping[str, np.ndarray]],
-    prompted: bool = True,
-    compiled: bool = False,
+    **order: Any,
   ) -> Any:
     """A side of `timing.take_turns`: one step, its seconds.
 
     Args:
       name: of the side. shape: of the model.
       batches: `inputs` and `targets`, 0 pads; their shapes may differ.
-      prompted: prompt tuning; else every weight trains, without a prompt.
-      compiled: through torch.compile.
+      order: what else the worker knows of.
     """
-    order = {"kind": "train", "prompted": prompted, "compile": compiled}
-    return self._make(name, shape, batches, order)
-
-  def generate(
-    self,
-    name: str,
-    shape: Sizes,
-    batch: Mapping[str, np.ndarray],
-    steps: int,
-    beams: int,
-  ) -> Any:
-    """A side that decodes `steps` tokens of a batch."""
-    order = {"kind": "generate", "steps": steps, "beams": beams}
-    return self._make(name, shape, [batch], order)
-
-  def peak(self) -> int | None:
-    """Bytes of a card that torch held at the most; None on a CPU."""
-    return self._ask({"do": "peak"})["bytes"]
+    return self._make(name, shape, batches, {"kind": "train", **order})
 
   def _make(self, name: str, shape: Sizes, batches: Any, order: dict[str, Any]) -> Any:
     file = pathlib.Path(self._folder.name, f"{name}.npz")
@@ -117,8 +109,8 @@ class Peft:
     expected = sum(leaf.size for leaf in jax.tree.leaves(shape.backbone().shapes()))
     if self.facts["parameters"] != expected:
       raise RuntimeError(
-        f"PEFT's model has {self.facts['parameters']:,} weights, ours {expected:,}; "
-        "this version of transformers builds another model."
+        f"{self.library}'s model has {self.facts['parameters']:,} weights, ours "
+        f"{expected:,}: it is another model."
       )
 
   def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +122,9 @@ class Peft:
     line = self._process.stdout.readline()
     if not line:
       code = self._process.wait()
-      raise RuntimeError(f"PEFT's process ended with {code}; its error stands above.")
+      raise RuntimeError(
+        f"{self.library}'s process ended with {code}; its error stands above."
+      )
     return json.loads(line)
 
   def close(self) -> None:
@@ -140,11 +134,47 @@ class Peft:
     self._process.wait()
     self._folder.cleanup()
 
-  def __enter__(self) -> "Peft":
+  def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *_: Any) -> None:
     self.close()
+
+
+class Peft(Worker):
+  """Hugging Face's side; `train` takes `prompted` and `compile` (`torch.compile`)."""
+
+  library = "PEFT"
+  script = "peft_worker.py"
+  needs = ("torch", "transformers", "peft")
+  install = "pip install '.[oracles]'"
+  flag = "--peft_python"
+
+  def generate(
+    self,
+    name: str,
+    shape: Sizes,
+    batch: Mapping[str, np.ndarray],
+    steps: int,
+    beams: int,
+  ) -> Any:
+    """A side that decodes `steps` tokens of a batch."""
+    order = {"kind": "generate", "steps": steps, "beams": beams}
+    return self._make(name, shape, [batch], order)
+
+  def peak(self) -> int | None:
+    """Bytes of a card that torch held at the most; None on a CPU."""
+    return self._ask({"do": "peak"})["bytes"]
+
+
+class T5X(Worker):
+  """T5X's side; `train` takes `one_hot`, the embedding by a product."""
+
+  library = "T5X"
+  script = "t5x_worker.py"
+  needs = ("t5x", "seqio", "optax")
+  install = "T5X is on no package registry; install it from its repository"
+  flag = "--t5x_python"
 
 
 @contextlib.contextmanager

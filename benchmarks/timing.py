@@ -22,6 +22,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from prompt_tuning.engine import huge_pages
+
 # Two libraries may share one card. JAX reads this when it first opens a device.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -151,6 +153,14 @@ def child(script: str, argv: Sequence[str], **environment: str) -> dict[str, Any
   return json.loads(done.stdout.splitlines()[-1])
 
 
+def start(script: str) -> None:
+  """Gives a script the memory that the library's own programs have.
+
+  Processes that it starts inherit it, PEFT's too.
+  """
+  huge_pages.ask(script)
+
+
 def flags(doc: str, rounds: int = 10, size: int = 2048) -> argparse.ArgumentParser:
   """A parser with the flags that all benchmarks have."""
   parser = argparse.ArgumentParser(description=doc.splitlines()[0], allow_abbrev=False)
@@ -169,13 +179,15 @@ def finish(
   whole = {
     "device": device(),
     "jax": jax.__version__,
+    "large_pages": huge_pages.asked(),
     "settings": {
       k: str(v) if isinstance(v, pathlib.Path) else v for k, v in chosen.items()
     },
     **found,
     "rows": list(rows),
   }
-  print(f"{whole['device']}, jax {jax.__version__}")
+  pages = "large pages" if whole["large_pages"] else "small pages"
+  print(f"{whole['device']}, {pages}, jax {jax.__version__}")
   print("  ".join(f"{name}={value}" for name, value in whole["settings"].items()))
   print("\n" + table(rows))
   for name, value in found.items():

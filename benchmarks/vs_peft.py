@@ -24,11 +24,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
   params, batch = shape.params(), shape.ids()
   with theirs.Peft(args.peft_python) as peft:
     sides = {"ours": ours.build("prompt_tuning", shape, params)}
-    compiled = args.peft_compile
-    sides["peft"] = peft.train("peft", shape, [batch], compiled=compiled)
+    how = {"compile": args.peft_compile}
+    sides["peft"] = peft.train("peft", shape, [batch], **how)
     if args.full:
       sides["ours, full"] = ours.build(ours.FULL, shape, params)
-      sides["peft, full"] = peft.train("full", shape, [batch], False, compiled)
+      sides["peft, full"] = peft.train("full", shape, [batch], prompted=False, **how)
     found = timing.measure(sides, args)
     facts = peft.facts
   times = found.times
@@ -47,4 +47,5 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+  timing.start(__file__)
   main()

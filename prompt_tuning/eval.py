@@ -5,6 +5,12 @@
     --gin.EVAL_DIR="'runs/name/eval'"
 """
 
+if __name__ == "__main__":
+  # Before anything slow is imported.
+  from prompt_tuning.engine import huge_pages
+
+  huge_pages.ask("prompt_tuning.eval")
+
 import json
 from typing import Any
 

@@ -5,6 +5,12 @@
     --gin.OUTPUT_FILE="'answers.jsonl'"
 """
 
+if __name__ == "__main__":
+  # Before anything slow is imported.
+  from prompt_tuning.engine import huge_pages
+
+  huge_pages.ask("prompt_tuning.infer")
+
 import codecs
 import functools
 import gzip

@@ -3,6 +3,12 @@
 python -m prompt_tuning.train --gin_file=configs/... --gin.MODEL_DIR="'runs/name'"
 """
 
+if __name__ == "__main__":
+  # Before anything slow is imported.
+  from prompt_tuning.engine import huge_pages
+
+  huge_pages.ask("prompt_tuning.train")
+
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -26,6 +26,7 @@ import theirs
 import timing
 import train_step
 import vs_peft
+import vs_t5x
 
 # These compile many programs; the suite has a budget of minutes.
 thorough = pytest.mark.skipif(
@@ -307,7 +308,7 @@ import json, sys
 print(json.dumps({"versions": {}, "device": "cpu", "threads": 2}), flush=True)
 for line in sys.stdin:
   order = json.loads(line)
-  answer = {"parameters": PARAMETERS, "attention": None}
+  answer = {"parameters": PARAMETERS, "flops of " + order["name"]: 2e9}
   if order["do"] == "run":
     answer = {"seconds": 0.5 if order["name"] == "peft" else 0.25}
   print(json.dumps(answer), flush=True)
@@ -325,12 +326,12 @@ def stub(tmp_path, parameters):
 def test_vs_peft_with_a_process_that_says_half_a_second(run, monkeypatch, tmp_path):
   shape = ours.Sizes(**SIZES)
   weights = sum(leaf.size for leaf in jax.tree.leaves(shape.shapes()))
-  monkeypatch.setattr(theirs, "WORKER", stub(tmp_path, weights))
+  monkeypatch.setattr(theirs.Peft, "script", stub(tmp_path, weights))
   found = run(vs_peft, f"--peft_python={sys.executable}", "--no-full")
   assert found["peft_ms"] == 500
   assert found["ratio"] == pytest.approx(found["ours_ms"] / 500)
   assert found["full_ratio"] is None
-  monkeypatch.setattr(theirs, "WORKER", stub(tmp_path, weights + 1))
+  monkeypatch.setattr(theirs.Peft, "script", stub(tmp_path, weights + 1))
   with (
     theirs.Peft(sys.executable) as peft,
     pytest.raises(RuntimeError, match="weights"),
@@ -339,7 +340,7 @@ def test_vs_peft_with_a_process_that_says_half_a_second(run, monkeypatch, tmp_pa
 
 
 def test_where_peft_is_absent(capsys, tmp_path, monkeypatch):
-  monkeypatch.setattr(theirs, "NEEDS", ("torch_of_nowhere",))
+  monkeypatch.setattr(theirs.Peft, "needs", ("torch_of_nowhere",))
   with pytest.raises(theirs.AbsentError, match="torch_of_nowhere.*--peft_python"):
     theirs.Peft()
   with theirs.optional(None) as peft:
@@ -347,15 +348,33 @@ def test_where_peft_is_absent(capsys, tmp_path, monkeypatch):
   assert "Without PEFT" in capsys.readouterr().out
   worker = tmp_path / "worker.py"
   worker.write_text('print(\'{"absent": "no peft"}\')')
-  monkeypatch.setattr(theirs, "WORKER", worker)
+  monkeypatch.setattr(theirs.Peft, "script", worker)
   with pytest.raises(theirs.AbsentError, match="no peft"):
     theirs.Peft(sys.executable)
+
+
+def test_t5x_side(run, monkeypatch, tmp_path):
+  """A worker that says half a second; T5X itself where T5X_PYTHON names it."""
+  shape = ours.Sizes(**SIZES)
+  weights = sum(leaf.size for leaf in jax.tree.leaves(shape.shapes()))
+  named = os.environ.get("T5X_PYTHON")
+  if not named:
+    monkeypatch.setattr(theirs.T5X, "script", stub(tmp_path, weights))
+  found = run(vs_t5x, f"--t5x_python={named or sys.executable}", "--no-one_hot")
+  assert found["ratio"] == pytest.approx(found["ours_ms"] / found["t5x_ms"])
+  assert found["one_hot_ratio"] is None
+  ours_row, t5x_row = found["rows"]
+  if named:
+    # T5X multiplies what ours does, and embeds by a gather.
+    assert t5x_row["gflop"] == pytest.approx(ours_row["gflop"], rel=0.1)
+  else:
+    assert t5x_row["ms"] == 250 and t5x_row["gflop"] == 2
 
 
 def peft_python():
   """An interpreter with PEFT: PEFT_PYTHON, or this one."""
   named = os.environ.get("PEFT_PYTHON")
-  if named or all(map(theirs.importlib.util.find_spec, theirs.NEEDS)):
+  if named or all(map(theirs.importlib.util.find_spec, theirs.Peft.needs)):
     return named
   return pytest.skip("torch, transformers and peft are not installed")
 
@@ -366,7 +385,7 @@ def test_peft_itself(optimizer, tmp_path):
   start = time.perf_counter()
   with theirs.Peft(peft_python()) as peft:
     prompt = peft.train("prompt", shape, [shape.ids()])
-    full = peft.train("full", shape, [shape.ids(), shape.ids(1)], False)
+    full = peft.train("full", shape, [shape.ids(), shape.ids(1)], prompted=False)
     written = peft.generate("written", shape, shape.ids(), 3, 2)
     spent = prompt(), full(2), written()
     assert set(peft.facts["versions"]) == {"torch", "transformers", "peft"}

@@ -6,6 +6,12 @@ Four recipes of `configs/demo/` are trained and evaluated on the test split: the
 as it is, a plain prompt, an instance-conditioned prompt, full fine-tuning.
 """
 
+if __name__ == "__main__":
+  # Before anything slow is imported.
+  from prompt_tuning.engine import huge_pages
+
+  huge_pages.ask("prompt_tuning.demo")
+
 import argparse
 import json
 import logging
