@@ -1,8 +1,9 @@
 """Steps of a few methods on meshes of 8 devices, against those of one device.
 
 As a program it takes a folder and writes there what `test_sharding.py` reads. With
-`--all` (and names of methods, or none for every one) it runs the whole grid instead and
-prints a table:
+`--all` (and names of methods, or none for every one) it runs the whole grid instead,
+with `--half` every mesh and rule but microbatches only where layers are scanned. It
+prints a table and ends with 1 where a difference is above 1e-5:
 
   PYTHONPATH=. python tests/mesh_tools.py --all prompt_tuning ipt_mlp
 """
@@ -154,11 +155,12 @@ def _info(case: tools.Case, place: sharding.Placement, taken: tools.Taken) -> st
   return report.info_text(case.model, case.params, recipe, None, place, taken.places)
 
 
-def grid(names: list[str]) -> None:
-  """Prints the largest difference of every setting."""
+def grid(names: list[str], half: bool) -> bool:
+  """Prints the largest difference of every setting; whether all are small."""
   print("| method | mesh | rules | layers | microbatches | loss | trained | seconds |")
   print("|---|---|---|---|---|---|---|---|")
   sides = ("replicated", "model_parallel", "fully_sharded"), (False, True), (1, 2)
+  largest = 0.0
   for name in names or tools.METHODS:
     with tempfile.TemporaryDirectory() as scratch:
       cases = {scan: prepared(name, scratch, scan) for scan in (False, True)}
@@ -166,20 +168,25 @@ def grid(names: list[str]) -> None:
     # Where the backbone trains, its two forms have other names: one reference each.
     single = {scan: tools.take_steps(cases[scan], alone).last for scan in cases}
     for (data, model), rules, scan, parts in itertools.product(MESHES, *sides):
+      if half and scan != (parts > 1):
+        continue
       start = time.monotonic()
       setting = Setting(data, model, rules, scan, parts, trains=rules != "replicated")
       taken = tools.take_steps(cases[scan], setting.place(), microbatches=parts)
       found = _differences(compared(taken.last), compared(single[scan]))
+      largest = max(largest, *found.values())
       loss = found.pop("loss")
       layers = "scanned" if scan else "unrolled"
       cells = (name, f"{data}x{model}", rules, layers, parts)
       seconds = time.monotonic() - start
       numbers = f"{loss:.1e} | {max(found.values()):.1e} | {seconds:.0f}"
       print(f"| {' | '.join(map(str, cells))} | {numbers} |", flush=True)
+  print(f"largest difference: {largest:.1e}")
+  return largest <= 1e-5
 
 
 if __name__ == "__main__":
-  if sys.argv[1] == "--all":
-    grid(sys.argv[2:])
+  if sys.argv[1] in ("--all", "--half"):
+    sys.exit(not grid(sys.argv[2:], sys.argv[1] == "--half"))
   else:
     write(sys.argv[1])

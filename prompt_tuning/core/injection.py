@@ -1,9 +1,13 @@
 """What a prompt hands back, and how virtual positions are filled with it."""
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 @flax.struct.dataclass
@@ -75,10 +79,9 @@ def _choose(
 ) -> Float[Array, "B T X"]:
   R, P, X = values_RPX.shape
   B, _ = prompt_index_BT.shape
-  exact = jax.lax.Precision.HIGHEST
   if R == 1:
     one_hot_BTP = jax.nn.one_hot(prompt_index_BT, P, dtype=values_RPX.dtype)
-    return jnp.einsum("BTP,PX->BTX", one_hot_BTP, values_RPX[0], precision=exact)
+    return _product("QX", one_hot_BTP, values_RPX[0])
   S = R // B
   index_BT = prompt_index_BT
   if S > 1:
@@ -86,4 +89,30 @@ def _choose(
     index_BT = jnp.where(prompt_index_BT >= 0, own_BT, -1)
   one_hot_BTQ = jax.nn.one_hot(index_BT, S * P, dtype=values_RPX.dtype)
   values_BQX = values_RPX.reshape(B, S * P, X)
-  return jnp.einsum("BTQ,BQX->BTX", one_hot_BTQ, values_BQX, precision=exact)
+  return _product("BQX", one_hot_BTQ, values_BQX)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(
+  axes: str,
+  one_hot_BTQ: Float[Array, "B T Q"],
+  values: Float[Array, "*B Q X"],
+) -> Float[Array, "B T X"]:
+  """Values (of axes "QX" or "BQX") by their places; only they have a gradient.
+
+  JAX's own gradient puts the wide factor on the left, and XLA for CPUs then turns all
+  of [B T X] over, element by element, in one thread.
+  """
+  return jnp.einsum(f"BTQ,{axes}->BTX", one_hot_BTQ, values, precision=_EXACT)
+
+
+def _product_forward(axes, one_hot_BTQ, values):
+  return _product(axes, one_hot_BTQ, values), one_hot_BTQ
+
+
+def _product_backward(axes, one_hot_BTQ, change_BTX):
+  form = f"BTQ,BTX->{axes}"
+  return None, jnp.einsum(form, one_hot_BTQ, change_BTX, precision=_EXACT)
+
+
+_product.defvjp(_product_forward, _product_backward)

@@ -174,14 +174,18 @@ def attend(
   drop: Any = None,
 ) -> Float[Array, "B Q N D"]:
   """Unscaled dot-product attention, softmax in float32."""
-  logits_BNQT = jnp.einsum("BQND,BTND->BNQT", query_BQND, key_BTND)
+  # Heads first for both products: left to itself, XLA for CPUs turns the second over.
+  query_BNQD, key_BNTD, value_BNTD = (
+    x.swapaxes(1, 2) for x in (query_BQND, key_BTND, value_BTND)
+  )
+  logits_BNQT = jnp.einsum("BNQD,BNTD->BNQT", query_BNQD, key_BNTD)
   logits_BNQT = logits_BNQT.astype(jnp.float32)
   if bias is not None:
     logits_BNQT += bias
   weights_BNQT = jax.nn.softmax(logits_BNQT).astype(value_BTND.dtype)
   if drop is not None:
     weights_BNQT = drop(weights_BNQT)
-  return jnp.einsum("BNQT,BTND->BQND", weights_BNQT, value_BTND)
+  return jnp.einsum("BNQT,BNTD->BNQD", weights_BNQT, value_BNTD).swapaxes(1, 2)
 
 
 class Attention(nn.Module):
