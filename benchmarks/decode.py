@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
   params = without_ends(shape.params())
   beams = [int(value) for value in args.beams.split(",")]
   sides, tokens = {}, {}
-  with theirs.optional(args.peft_python) as peft:
+  with theirs.optional(args.peft_python, args.their_pages) as peft:
     for K in beams:
       name = "greedy" if K == 1 else f"beam {K}"
       side, count = build(shape, params, args.steps, K)

@@ -72,7 +72,7 @@ def xl(shape: ours.Sizes, args: Any) -> tuple[list[dict[str, Any]], dict[str, An
   """Ours and, where it is installed, PEFT's step of the same shape."""
   training = ours.build("prompt_tuning", shape, shape.params())
   sides: dict[str, Any] = {"ours": training}
-  with theirs.optional(args.peft_python) as peft:
+  with theirs.optional(args.peft_python, args.their_pages) as peft:
     if peft:
       batch = shape.ids()
       sides["peft"] = peft.train("peft", shape, [batch], compile=args.peft_compile)

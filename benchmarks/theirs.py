@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -21,7 +22,11 @@ import jax
 import numpy as np
 from ours import Sizes
 
+from prompt_tuning.engine import huge_pages
+
 HERE = pathlib.Path(__file__).parent
+# What another library's process is told of memory pages: nothing, or to use small ones.
+PAGES = {"same": {}, "small": {huge_pages.VARIABLE: f"{huge_pages.NAME}=0"}}
 
 
 class AbsentError(ValueError):
@@ -35,6 +40,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--peft_compile", action="store_true", help="wrap PEFT's model in torch.compile"
+  )
+  add_pages(parser)
+
+
+def add_pages(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--their_pages",
+    choices=sorted(PAGES),
+    default="same",
+    help="memory pages of the other library: those of ours, or what it gets by itself",
   )
 
 
@@ -52,7 +67,7 @@ class Worker:
   install: str
   flag: str
 
-  def __init__(self, python: str | None = None):
+  def __init__(self, python: str | None = None, pages: str = "same"):
     absent = [n for n in self.needs if not python and not importlib.util.find_spec(n)]
     if absent:
       raise AbsentError(
@@ -65,6 +80,7 @@ class Worker:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
+      env={**os.environ, **PAGES[pages]},
     )
     self.facts = self._answer()
     if "absent" in self.facts:
@@ -178,10 +194,10 @@ class T5X(Worker):
 
 
 @contextlib.contextmanager
-def optional(python: str | None) -> Iterator[Peft | None]:
+def optional(python: str | None, pages: str = "same") -> Iterator[Peft | None]:
   """PEFT's side, or None (and a line that says so) where it cannot run."""
   try:
-    side = Peft(python)
+    side = Peft(python, pages)
   except AbsentError as error:
     print(f"Without PEFT's side. {error}")
     yield None

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
   args = parser.parse_args(argv)
   shape = ours.sizes(args)
   params, batch = shape.params(), shape.ids()
-  with theirs.Peft(args.peft_python) as peft:
+  with theirs.Peft(args.peft_python, args.their_pages) as peft:
     sides = {"ours": ours.build("prompt_tuning", shape, params)}
     how = {"compile": args.peft_compile}
     sides["peft"] = peft.train("peft", shape, [batch], **how)

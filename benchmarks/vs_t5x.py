@@ -18,13 +18,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
   parser = timing.flags(__doc__)
   ours.add_flags(parser)
   parser.add_argument("--t5x_python", help="interpreter with T5X; this one without it")
+  theirs.add_pages(parser)
   parser.add_argument("--one_hot", action=timing.SWITCH, default=True)
   args = parser.parse_args(argv)
   shape = ours.sizes(args)
   if shape.optimizer != "adamw":
     parser.error(f"--optimizer is {shape.optimizer}; T5X's side has adamw alone")
   batch = shape.ids()
-  with theirs.T5X(args.t5x_python) as t5x:
+  with theirs.T5X(args.t5x_python, args.their_pages) as t5x:
     built = ours.build("prompt_tuning", shape, shape.params())
     sides = {"ours": built, "t5x": t5x.train("t5x", shape, [batch], one_hot=False)}
     if args.one_hot:

@@ -133,10 +133,15 @@ def report(flags: Flags, recipe_flags: Sequence[str]) -> dict[str, Any]:
   found = budget.measure(asked, chip, flags.programs)
   found = {"topology": flags.topology, "chips": len(devices), **found}
   if flags.search:
-    found["search"] = budget.search(asked, chip, devices)
+    found["search"] = budget.search(asked, chip, devices, _say)
   elif not found["fits"]:
-    found["nearest"] = budget.nearest(asked, chip, devices, flags.programs)
+    found["nearest"] = budget.nearest(asked, chip, devices, flags.programs, _say)
   return found
+
+
+def _say(line: str) -> None:
+  # Each try takes as long as a compile, so whoever waits sees them come.
+  print(f"tried {line.strip()}", file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -307,9 +307,16 @@ def test_what_does_not_fit_is_said_with_what_does(monkeypatch, tmp_path):
   small = chips.Chip(int(whole["bytes_per_chip"] * 0.9), 1e9, 1e9, 1e9)
   again = budget.measure(asked, small, ["train"])
   assert whole["fits"] and not again["fits"]
-  found = budget.nearest(asked, small, device, ["train"])
+  told = []
+  found = budget.nearest(asked, small, device, ["train"], told.append)
   assert found["fits"] and found["bytes_per_chip"] <= small.memory
   assert found["setting"] != again["setting"]
   report = {"topology": "cpu:1", "chips": 1, **again, "nearest": found}
   assert "does not fit: " in budget.table(report)
   assert "nearest that fits: NUM_PARTITIONS = 1, REMAT" in budget.table(report)
+  rows = budget.search(asked, small, device, told.append, tries=len(told) + 1)
+  # The job itself does not fit, and what was found above is among the first tried.
+  assert [row["fits"] for row in rows] == [True] + [False] * (len(rows) - 1)
+  assert rows[0]["remat_policy"] == found["setting"]["remat_policy"]
+  assert len(told) == 2 * len(rows) - 1 and "too large" in told[-len(rows)]
+  assert "ms" in budget.table({**report, "search": rows}).splitlines()[-1]

@@ -1,9 +1,10 @@
 """What a job's programs need of a chip: memory, time, and what would fit instead."""
 
 import dataclasses
+import itertools
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -167,26 +168,35 @@ def candidates(job: Job, devices: Any) -> Iterator[Job]:
 
 
 def nearest(
-  job: Job, chip: Chip, devices: Any, programs: Sequence[str], tries: int = 8
+  job: Job,
+  chip: Chip,
+  devices: Any,
+  programs: Sequence[str],
+  say: Callable[[str], None],
+  tries: int = 8,
 ) -> dict[str, Any] | None:
-  """The nearest setting that fits, or None if none of the nearest few does."""
-  for number, other in enumerate(candidates(job, devices)):
-    if number == tries:
-      return None
+  """The nearest setting that fits, or None if none of the nearest few does.
+
+  Each compiles for as long as the job itself does; `say` hears of them one by one.
+  """
+  for other in itertools.islice(candidates(job, devices), tries):
     found = measure(other, chip, programs)
+    say(_tried({**found["setting"], **found}))
     if found["fits"]:
       return found
   return None
 
 
-def search(job: Job, chip: Chip, devices: Any, tries: int = 12) -> list[dict[str, Any]]:
+def search(
+  job: Job, chip: Chip, devices: Any, say: Callable[[str], None], tries: int = 12
+) -> list[dict[str, Any]]:
   """Training steps of several settings: those that fit first, the quickest in front."""
   rows = []
-  for number, other in enumerate([job, *candidates(job, devices)]):
-    if number == tries:
-      break
-    found = program(other, chip, "train")
-    rows.append({**setting(other), **found})
+  for other in itertools.islice(
+    itertools.chain([job], candidates(job, devices)), tries
+  ):
+    rows.append({**setting(other), **program(other, chip, "train")})
+    say(_tried(rows[-1]))
   return sorted(rows, key=lambda row: (not row["fits"], row.get("step_seconds", 0)))
 
 
@@ -218,12 +228,14 @@ def table(found: dict[str, Any]) -> str:
       else f"nearest that fits: {_changes(other['setting'])} "
       f"({_size(other['bytes_per_chip'])} a chip)"
     )
-  for row in found.get("search", ()):
-    lines.append(
-      f"  {'fits' if row['fits'] else 'too large':10}{_size(row['bytes_per_chip']):>10}"
-      f"{row.get('step_seconds', 0) * 1e3:>10.1f} ms  {_changes(row)}"
-    )
+  lines += map(_tried, found.get("search", ()))
   return "\n".join(lines)
+
+
+def _tried(row: dict[str, Any]) -> str:
+  time = f"{row['step_seconds'] * 1e3:.1f} ms" if "step_seconds" in row else ""
+  verdict = "fits" if row["fits"] else "too large"
+  return f"  {verdict:10}{_size(row['bytes_per_chip']):>10}{time:>13}  {_changes(row)}"
 
 
 def _changes(own: dict[str, Any]) -> str:

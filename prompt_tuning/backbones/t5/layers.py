@@ -41,8 +41,13 @@ class Dense(nn.Module):
       return int8.product(x.astype(self.dtype), stored)
     shape = (x.shape[-1], self.features)
     kernel_IO = partitioning.param_with_axes("kernel", draw, shape, axes=self.axes)
-    kernel_IO = partition.gathered(kernel_IO.astype(self.dtype), *self.axes)
-    return x.astype(self.dtype) @ kernel_IO
+    # Narrow factors with a wide product (the logits) stay narrow: a product in float32
+    # has the same digits, and the kernel needs no copy in float32.
+    narrow = x.dtype == kernel_IO.dtype and jnp.can_cast(x.dtype, self.dtype, "safe")
+    if not narrow:
+      x, kernel_IO = x.astype(self.dtype), kernel_IO.astype(self.dtype)
+    kernel_IO = partition.gathered(kernel_IO, *self.axes)
+    return jnp.matmul(x, kernel_IO, preferred_element_type=self.dtype)
 
 
 class Embedder(nn.Module):
