@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from prompt_tuning.engine import compilation
 
@@ -12,6 +13,7 @@ def settings():
     "jax_compilation_cache_dir",
     "jax_enable_compilation_cache",
     "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
   )
   before = {name: getattr(jax.config, name) for name in names}
   jax.config.update("jax_enable_compilation_cache", True)
@@ -19,6 +21,7 @@ def settings():
   yield
   for name, value in before.items():
     jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 def test_programs_are_kept_in_the_cache_of_the_user(tmp_path, monkeypatch):
@@ -26,6 +29,23 @@ def test_programs_are_kept_in_the_cache_of_the_user(tmp_path, monkeypatch):
   compilation.keep()
   assert jax.config.jax_compilation_cache_dir == str(tmp_path / "prompt-tuning" / "xla")
   assert (tmp_path / "prompt-tuning" / "xla").is_dir()
+
+
+def test_small_programs_are_kept_too(tmp_path, monkeypatch):
+  name = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setenv(name, "3")
+  before = jax.config.jax_persistent_cache_min_compile_time_secs
+  compilation.keep()
+  assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+  monkeypatch.delenv(name)
+  compilation.keep()
+  assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+  kept = tmp_path / "prompt-tuning" / "xla"
+  # JAX opens the folder once a process.
+  compilation_cache.reset_cache()
+  jax.block_until_ready(jax.jit(lambda x: 3 * x + 0.12345)(1.0))
+  assert any(kept.iterdir())
 
 
 def test_what_the_user_chose_stays(tmp_path, monkeypatch):

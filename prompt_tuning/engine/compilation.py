@@ -1,7 +1,8 @@
 """Compiled programs are kept from run to run, in a folder of the user's cache.
 
-JAX does the keeping; programs that compile in less than a second are not worth it to
-JAX. Whoever sets JAX_COMPILATION_CACHE_DIR chooses the folder, and
+JAX does the keeping. By itself it leaves out programs that compile in less than a
+second; a start has forty of those, which take seconds together, so they are kept too.
+Whoever sets JAX_COMPILATION_CACHE_DIR chooses the folder, and
 JAX_ENABLE_COMPILATION_CACHE=false switches it off.
 """
 
@@ -23,9 +24,11 @@ def folder() -> pathlib.Path:
 
 def keep() -> None:
   """Switches the cache on, unless it is configured or cannot be written."""
-  if jax.config.jax_compilation_cache_dir is not None:
-    return
   if not jax.config.jax_enable_compilation_cache:
+    return
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  if jax.config.jax_compilation_cache_dir is not None:
     return
   try:
     where = folder()
