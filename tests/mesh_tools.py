@@ -93,6 +93,9 @@ if os.environ.get("PROMPT_TUNING_THOROUGH"):
 def prepared(name: str, folder: str, scan: bool) -> tools.Case:
   """A method on a backbone of two layers a stack; the same weights in both forms."""
   plain = tools.case(name, folder)
+  for table in pathlib.Path(folder).glob("*.npy"):
+    # As long as this backbone's vocabulary is.
+    np.save(table, np.random.default_rng(5).normal(size=(CONFIG.vocab_size, 16)))
   params = tools.random_params(T5(CONFIG).shapes())
   config = dataclasses.replace(CONFIG, scan_layers=scan, remat_policy="full")
   if scan:

@@ -320,3 +320,19 @@ def test_what_does_not_fit_is_said_with_what_does(monkeypatch, tmp_path):
   assert rows[0]["remat_policy"] == found["setting"]["remat_policy"]
   assert len(told) == 2 * len(rows) - 1 and "too large" in told[-len(rows)]
   assert "ms" in budget.table({**report, "search": rows}).splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  "said",
+  [
+    "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.74G of 15.75G",
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+    "temporaries (23.74G) exceeds available HBM (15.75G).",
+  ],
+)
+def test_what_the_compiler_has_no_room_for_does_not_fit(said):
+  chip = chips.CHIPS["v5e"]
+  found = budget._too_large(RuntimeError(said), chip, 1.0)
+  assert not found["fits"] and found["bytes_per_chip"] == int(23.74 * 2**30)
+  with pytest.raises(ValueError, match="refused"):
+    budget._too_large(RuntimeError("INTERNAL: something else"), chip, 1.0)

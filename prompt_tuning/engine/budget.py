@@ -113,7 +113,8 @@ def program(job: Job, chip: Chip, name: str) -> dict[str, Any]:
 
 def _too_large(error: Exception, chip: Chip, seconds: float) -> dict[str, Any]:
   text = str(error)
-  used = re.search(r"Used ([\d.]+)([MGT]) of", text)
+  # libtpu has two ways of saying so; the second counts temporaries alone.
+  used = re.search(r"(?:Used |temporaries \()([\d.]+)([MGT])\b", text)
   if "RESOURCE_EXHAUSTED" not in text or used is None:
     raise ValueError(f"The compiler refused the program: {text[:2000]}") from error
   unit = {"M": 2**20, "G": GIB, "T": 2**40}[used.group(2)]
