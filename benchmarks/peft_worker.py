@@ -1,7 +1,6 @@
 """Hugging Face's side of the benchmarks, a process of its own that takes orders.
 
-Imports torch, transformers and peft, and nothing of ours. Each line of standard input
-is an order in JSON, each line of standard output its answer; see `theirs.py`.
+Imports torch, transformers and peft, and of ours `worker.py` alone.
 
 The model is `T5ForConditionalGeneration` of T5 1.1 with random weights, as the library
 makes it (its attention implementation is stated in the answer); PEFT's prompt is in
@@ -9,13 +8,10 @@ front of the encoder alone. The optimiser is torch's own.
 """
 
 import json
-import os
-import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import worker
 
 try:
   import peft
@@ -136,41 +132,17 @@ class Generation:
       self.model.generate(**self.batch, **self.settings)
 
 
-def answers(orders: Any, say: Callable[[dict[str, Any]], None]) -> None:
-  """Carries out orders until there is none left."""
-  sides: dict[str, Any] = {}
-  for line in orders:
-    order = json.loads(line)
-    if order["do"] == "make":
-      kind = {"train": Training, "generate": Generation}[order["kind"]]
-      side = sides[order["name"]] = kind(order)
-      attention = getattr(side.model.config, "_attn_implementation", None)
-      say({"parameters": side.parameters, "attention": attention})
-    elif order["do"] == "run":
-      side = sides[order["name"]]
-      wait()
-      start = time.perf_counter()
-      for _ in range(order["steps"]):
-        side()
-      wait()
-      say({"seconds": time.perf_counter() - start})
-    elif order["do"] == "peak":
-      held = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
-      say({"bytes": held})
+def describe(side: Training | Generation, order: dict[str, Any]) -> dict[str, Any]:
+  attention = getattr(side.model.config, "_attn_implementation", None)
+  return {"parameters": side.parameters, "attention": attention}
 
 
-def main() -> None:
-  # Libraries print to standard output: answers go to a copy of it, the rest aside.
-  out = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)
-
-  def say(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), file=out, flush=True)
-
-  versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
-  say({"versions": versions, "device": DEVICE, "threads": torch.get_num_threads()})
-  answers(sys.stdin, say)
+def peak() -> int | None:
+  return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
 
 
 if __name__ == "__main__":
-  main()
+  versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
+  facts = {"versions": versions, "device": DEVICE, "threads": torch.get_num_threads()}
+  kinds = {"train": Training, "generate": Generation}
+  worker.serve(facts, kinds, describe, wait, peak)

@@ -1,7 +1,6 @@
 """T5X's side of the benchmarks, a process of its own that takes orders.
 
-Imports T5X and nothing of ours. Each line of standard input is an order in JSON, each
-line of standard output its answer; see `theirs.py`.
+Imports T5X, and of ours `worker.py` alone.
 
 The network is `t5x.examples.t5.network.Transformer` with random weights inside T5X's
 encoder-decoder model and loss. The prompt takes the place of the first embeddings of
@@ -11,11 +10,9 @@ order makes it a gather.
 """
 
 import json
-import os
-import sys
-import time
-from collections.abc import Callable
 from typing import Any
+
+import worker
 
 try:
   import jax
@@ -145,32 +142,10 @@ class Training:
     jax.block_until_ready((self.state, facts))
 
 
-def answers(orders: Any, say: Callable[[dict[str, Any]], None]) -> None:
-  """Carries out orders until there is none left."""
-  sides: dict[str, Training] = {}
-  for line in orders:
-    order = json.loads(line)
-    if order["do"] == "make":
-      side = sides[order["name"]] = Training(order)
-      say({"parameters": side.parameters, f"flops of {order['name']}": side.flops})
-    elif order["do"] == "run":
-      start = time.perf_counter()
-      for _ in range(order["steps"]):
-        sides[order["name"]]()
-      say({"seconds": time.perf_counter() - start})
-
-
-def main() -> None:
-  # Libraries print to standard output: answers go to a copy of it, the rest aside.
-  out = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)
-
-  def say(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), file=out, flush=True)
-
-  say({"versions": {"jax": jax.__version__}, "device": jax.default_backend()})
-  answers(sys.stdin, say)
+def describe(side: Training, order: dict[str, Any]) -> dict[str, Any]:
+  return {"parameters": side.parameters, f"flops of {order['name']}": side.flops}
 
 
 if __name__ == "__main__":
-  main()
+  facts = {"versions": {"jax": jax.__version__}, "device": jax.default_backend()}
+  worker.serve(facts, {"train": Training}, describe)

@@ -95,7 +95,8 @@ def prepared(name: str, folder: str, scan: bool) -> tools.Case:
   plain = tools.case(name, folder)
   for table in pathlib.Path(folder).glob("*.npy"):
     # As long as this backbone's vocabulary is.
-    np.save(table, np.random.default_rng(5).normal(size=(CONFIG.vocab_size, 16)))
+    shape = CONFIG.vocab_size, CONFIG.emb_dim
+    np.save(table, np.random.default_rng(5).normal(size=shape))
   params = tools.random_params(T5(CONFIG).shapes())
   config = dataclasses.replace(CONFIG, scan_layers=scan, remat_policy="full")
   if scan:
