@@ -13,12 +13,14 @@ import sys
 import tempfile
 import zlib
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from prompt_tuning.backbones.t5 import attention
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import trainable as branches
@@ -272,6 +274,11 @@ def case(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> C
     shapes = model.prompt_shapes(params["backbone"])
     params["prompt"] = random_params(shapes, salt="prompt")
   return Case(method, model, params, examples())
+
+
+def folding(always: bool) -> Any:
+  """Targets read the encoder by `attend_folded` always, or never."""
+  return mock.patch.object(attention.Attention, "folds", lambda *sizes: always)
 
 
 def assert_close(left: Any, right: Any, tolerance: float = 1e-5) -> None:

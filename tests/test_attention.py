@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from prompt_tuning.backbones.t5 import fused, layers
+from prompt_tuning.backbones.t5 import attention, fused
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.engine import config as engine_config
@@ -60,7 +60,7 @@ def switched(model, **changes):
 @pytest.mark.parametrize("name", METHODS)
 def test_xla_is_what_jax_calls_attention(name, monkeypatch):
   wanted = ours(name)
-  monkeypatch.setattr(layers, "attend", official)
+  monkeypatch.setattr(attention, "attend", official)
   tools.assert_close(logits(*packed(name)), wanted)
 
 
@@ -116,7 +116,7 @@ def test_the_tpu_kernels_compute_it_forward_and_backward(monkeypatch):
   query, key, value, bias, pull = arrays(jnp.float32)
 
   def reference(*qkv):
-    return jnp.sum(layers.attend(*qkv, bias) * pull)
+    return jnp.sum(attention.attend(*qkv, bias) * pull)
 
   wanted = jax.value_and_grad(reference, (0, 1, 2))(query, key, value)
   with fused.lowering_for("tpu"), pltpu.force_tpu_interpret_mode():

@@ -51,16 +51,18 @@ def traced(name, scan):
 def dots(jaxpr, times=1) -> Dots:
   """(shape of the result, operations) of every product, each turn of a scan counted.
 
-  Where what runs depends on the device, it is what runs on a CPU.
+  Where what runs depends on the device, it is what runs on a CPU. A norm, which is a
+  product of rows, each with one other, is none of them.
   """
   found = []
   for equation in jaxpr.eqns:
     if equation.primitive.name == "dot_general":
       result = equation.outvars[0].aval.shape
-      (contracted, _), _ = equation.params["dimension_numbers"]
+      (contracted, _), (rows, _) = equation.params["dimension_numbers"]
       left = equation.invars[0].aval.shape
       size = math.prod(left[axis] for axis in contracted)
-      found += [(result, 2 * math.prod(result) * size)] * times
+      if len(result) > len(rows):
+        found += [(result, 2 * math.prod(result) * size)] * times
     turns = times * equation.params.get("length", 1)
     values = dict(equation.params)
     if values.get("branches_platforms"):

@@ -12,14 +12,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from goldens import weights
 
-from prompt_tuning.backbones.t5.backbone import T5
-from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.backbones.t5.layers import (
+from prompt_tuning.backbones.t5.attention import (
   RelativeBias,
   looked_up,
   looked_up_by_product,
   relative_bucket,
 )
+from prompt_tuning.backbones.t5.backbone import T5
+from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.network import Encoder
 from prompt_tuning.backbones.t5.stacking import stack_layers, unstack_layers
 

@@ -14,17 +14,14 @@ from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.backbones.t5 import fused
-from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.backbones.t5.layers import (
+from prompt_tuning.backbones.t5.attention import (
   Attention,
-  Dense,
-  Embedder,
-  FeedForward,
   RelativeBias,
-  RMSNorm,
   mask_bias,
   pairs,
 )
+from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.backbones.t5.layers import Dense, Embedder, FeedForward, RMSNorm
 from prompt_tuning.backbones.t5.prefix import KeysValues, Prefix, joined, places
 from prompt_tuning.core import partition
 
@@ -105,9 +102,11 @@ class DecoderLayer(nn.Module):
     y = self.self_attention(y, keys_values, self_bias, self.train)
     x_BUH += self.dropout(y, deterministic=not self.train)
     y = self.pre_cross_attention_layer_norm(x_BUH)
+    attention = self.encoder_decoder_attention
     if cross is None:
-      cross = self.encoder_decoder_attention.keys_values(encoded_BTH)
-    y = self.encoder_decoder_attention(y, cross, cross_bias, self.train)
+      y = attention.read(y, encoded_BTH, cross_bias, self.train)
+    else:
+      y = attention(y, cross, cross_bias, self.train)
     x_BUH += self.dropout(y, deterministic=not self.train)
     y = self.mlp(self.pre_mlp_layer_norm(x_BUH), self.train)
     x_BUH += self.dropout(y, deterministic=not self.train)
@@ -229,7 +228,8 @@ class Decoder(Stack):
     self.decoder_norm = RMSNorm(config.dtype)
     self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
     if not config.logits_via_embedding:
-      self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), "float32")
+      axes = "embed", "vocab"
+      self.logits_dense = Dense(config.emb_dim, config.vocab_size, axes, "float32")
 
   def cross(self, encoded_BTH: Float[Array, "B T H"]) -> Any:
     """Keys and values of every layer's cross-attention, made once for decoding."""

@@ -1,0 +1,251 @@
+"""Attention of a T5: relative positions, what may see what, and the read itself.
+
+Parameter names, shapes and logical axes are T5X's, so that its checkpoints load by
+name. Raffel et al., 2020, "Exploring the Limits of Transfer Learning with a Unified
+Text-to-Text Transformer".
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import partitioning
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_tuning.backbones.t5 import fused, int8
+from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.backbones.t5.layers import Dense
+from prompt_tuning.core import partition
+
+# Added where attention is forbidden; finite, so that a row with no key stays finite.
+MASKED = -1e10
+
+
+def relative_bucket(
+  distance: Int[Array, "*X"], bidirectional: bool, buckets: int, farthest: int
+) -> Int[Array, "*X"]:
+  """Bucket of key position minus query position: exact when near, logarithmic far."""
+  offset = jnp.zeros_like(distance)
+  backward = -distance
+  if bidirectional:
+    buckets //= 2
+    offset = (backward < 0) * buckets
+    backward = jnp.abs(backward)
+  else:
+    backward = jnp.maximum(backward, 0)
+  exact = buckets // 2
+  # The small term keeps the logarithm finite at 0, where `exact` decides anyway.
+  ratio = jnp.log(backward.astype(jnp.float32) / exact + 1e-6)
+  steps = ratio / math.log(farthest / exact) * (buckets - exact)
+  far = jnp.minimum(exact + steps.astype(jnp.int32), buckets - 1)
+  return offset + jnp.where(backward < exact, backward, far)
+
+
+class RelativeBias(nn.Module):
+  """One learned bias per head and bucket, shared by all layers of a stack."""
+
+  config: T5Config
+  bidirectional: bool
+
+  @nn.compact
+  def __call__(
+    self, queries_BQ: Int[Array, "#B Q"], keys_T: Int[Array, " T"]
+  ) -> Float[Array, "#B N Q T"]:
+    """The bias between query and key positions; callers compute it once a pass."""
+    table_NX = partitioning.param_with_axes(
+      "rel_embedding",
+      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+      (self.config.num_heads, self.config.relative_buckets),
+      axes=("heads", "relpos_buckets"),
+    )
+    bucket_BQT = relative_bucket(
+      keys_T - queries_BQ[..., None],
+      self.bidirectional,
+      self.config.relative_buckets,
+      self.config.relative_max_distance,
+    )
+    return jax.lax.platform_dependent(
+      table_NX, bucket_BQT, default=looked_up, tpu=looked_up_by_product
+    )
+
+
+def looked_up(
+  table_NX: Float[Array, "N X"], bucket_BQT: Int[Array, "#B Q T"]
+) -> Float[Array, "#B N Q T"]:
+  """Each head's entry of a bucket, in float32."""
+  bias_NBQT = jnp.take(table_NX, bucket_BQT, axis=1)
+  return bias_NBQT.swapaxes(0, 1).astype(jnp.float32)
+
+
+def looked_up_by_product(
+  table_NX: Float[Array, "N X"], bucket_BQT: Int[Array, "#B Q T"]
+) -> Float[Array, "#B N Q T"]:
+  """The same by ones and zeros, which would fill the memory of other devices.
+
+  A TPU gathers entries one after another, and its compiler spends half a minute on
+  their arrangement at T5 XXL's size; with ones and zeros, neither.
+  """
+  one_BQTX = jax.nn.one_hot(bucket_BQT, table_NX.shape[1], dtype=table_NX.dtype)
+  return jnp.einsum(
+    "nx,bqtx->bnqt",
+    table_NX,
+    one_BQTX,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+
+
+def attend(
+  query_BQND: Float[Array, "B Q N D"],
+  key_BTND: Float[Array, "B T N D"],
+  value_BTND: Float[Array, "B T N D"],
+  bias: Float[Array, "#B #N #Q T"] | None,
+  drop: Any = None,
+) -> Float[Array, "B Q N D"]:
+  """Unscaled dot-product attention, softmax in float32."""
+  # Heads first for both products: left to itself, XLA for CPUs turns the second over.
+  query_BNQD, key_BNTD, value_BNTD = (
+    x.swapaxes(1, 2) for x in (query_BQND, key_BTND, value_BTND)
+  )
+  logits_BNQT = jnp.einsum("BNQD,BNTD->BNQT", query_BNQD, key_BNTD)
+  weights_BNQT = _weights(logits_BNQT, bias, drop)
+  return jnp.einsum("BNQT,BNTD->BNQD", weights_BNQT, value_BNTD).swapaxes(1, 2)
+
+
+def attend_folded(
+  query_BQND: Float[Array, "B Q N D"],
+  source_BTH: Float[Array, "B T H"],
+  key_HJ: Float[Array, "H J"],
+  value_HJ: Float[Array, "H J"],
+  bias: Float[Array, "#B #N #Q T"] | None,
+  drop: Any = None,
+) -> Float[Array, "B Q N D"]:
+  """What `attend` gives for the keys and values source @ key and source @ value.
+
+  Neither is made: q . (K y) = (q K') . y and sum_t w_t (V y_t) = V (sum_t w_t y_t), so
+  the two matrices meet the few queries instead of all of the source.
+  """
+  B, Q, N, D = query_BQND.shape
+  key_HND, value_HND = (x.reshape(-1, N, D) for x in (key_HJ, value_HJ))
+  query_BNQH = jnp.einsum("BQND,HND->BNQH", query_BQND, key_HND)
+  # One axis X of N Q: each example is then one product.
+  query_BXH = query_BNQH.reshape(B, N * Q, -1)
+  logits_BXT = jnp.einsum("BXH,BTH->BXT", query_BXH, source_BTH)
+  weights_BNQT = _weights(logits_BXT.reshape(B, N, Q, -1), bias, drop)
+  weights_BXT = weights_BNQT.reshape(B, N * Q, -1)
+  read_BXH = jnp.einsum("BXT,BTH->BXH", weights_BXT, source_BTH)
+  read_BNQH = read_BXH.reshape(query_BNQH.shape)
+  return jnp.einsum("BNQH,HND->BQND", read_BNQH, value_HND)
+
+
+def _weights(logits_BNQT: Array, bias: Array | None, drop: Any) -> Array:
+  """Softmax in float32."""
+  dtype = logits_BNQT.dtype
+  logits_BNQT = logits_BNQT.astype(jnp.float32)
+  if bias is not None:
+    logits_BNQT += bias
+  weights_BNQT = jax.nn.softmax(logits_BNQT).astype(dtype)
+  return weights_BNQT if drop is None else drop(weights_BNQT)
+
+
+class Attention(nn.Module):
+  """Multi-head attention with T5X's parameter names."""
+
+  config: T5Config
+
+  def setup(self) -> None:
+    config = self.config
+    joined = config.num_heads * config.head_dim
+
+    def projection(scale: float = 1.0) -> Dense:
+      axes = "embed", "joined_kv"
+      return Dense(config.emb_dim, joined, axes, config.dtype, scale)
+
+    # Folding 1/sqrt(D) into the first draw is how T5 does without a scale.
+    self.query = projection(config.head_dim**-0.5)
+    self.key = projection()
+    self.value = projection()
+    self.out = Dense(joined, config.emb_dim, ("joined_kv", "embed"), config.dtype)
+    self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+  def _heads(self, x: Float[Array, "B T J"]) -> Float[Array, "B T N D"]:
+    x = x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
+    return partition.placed(x, "batch", "length", "heads", "kv")
+
+  def keys_values(self, y_BTH: Float[Array, "B T H"]) -> tuple[Array, Array]:
+    """Keys and values [B T N D] of a sequence."""
+    return self._heads(self.key(y_BTH)), self._heads(self.value(y_BTH))
+
+  def __call__(
+    self,
+    x_BQH: Float[Array, "B Q H"],
+    keys_values: tuple[Array, Array],
+    bias: Float[Array, "#B #N #Q T"] | None,
+    train: bool,
+  ) -> Float[Array, "B Q H"]:
+    """What the queries read; the bias is one of `fused.bias_of`."""
+    query_BQND = self._heads(self.query(x_BQH))
+    kind = self.config.attention
+    if fused.chosen(kind, x_BQH.shape[1]):
+      mixed_BQND = fused.attend(query_BQND, *keys_values, bias, kind)
+    else:
+      mixed_BQND = attend(query_BQND, *keys_values, bias, self._drop(train))
+    return self._out(mixed_BQND)
+
+  def read(
+    self,
+    x_BQH: Float[Array, "B Q H"],
+    source_BTH: Float[Array, "B T H"],
+    bias: Float[Array, "#B #N #Q T"],
+    train: bool,
+  ) -> Float[Array, "B Q H"]:
+    """What the queries read in another sequence, by whichever way is the shorter."""
+    if not self.folds(x_BQH.shape[1], source_BTH.shape[1]):
+      return self(x_BQH, self.keys_values(source_BTH), bias, train)
+    query_BQND = self._heads(self.query(x_BQH))
+    kernels = (dense.whole(self.config.dtype) for dense in (self.key, self.value))
+    drop = self._drop(train)
+    return self._out(attend_folded(query_BQND, source_BTH, *kernels, bias, drop))
+
+  def folds(self, queries: int, length: int) -> bool:
+    """Whether `attend_folded` takes at most half of the arithmetic of `attend`.
+
+    At more than half it is no faster, since its products are smaller.
+    """
+    if isinstance(self.key.kernel, int8.Quantised):
+      return False
+    Q, T, H, D = queries, length, self.config.emb_dim, self.config.head_dim
+    # Multiplications of the keys and the values of one head.
+    return 2 * (Q * D * H + Q * T * H) <= T * H * D + Q * T * D
+
+  def _drop(self, train: bool) -> Any:
+    if not (train and self.config.dropout_rate):
+      return None
+    return lambda weights: self.dropout(weights, deterministic=False)
+
+  def _out(self, mixed_BQND: Float[Array, "B Q N D"]) -> Float[Array, "B Q H"]:
+    return self.out(mixed_BQND.reshape(*mixed_BQND.shape[:2], -1))
+
+
+def mask_bias(allowed: Bool[Array, "*X"]) -> Float[Array, "*X"]:
+  """0 where attention is allowed, a large negative number elsewhere."""
+  return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
+
+
+def pairs(
+  base: Bool[Array, "Q T"] | None,
+  mask_BT: Bool[Array, "B T"] | None,
+  query_segments_BQ: Int[Array, "B Q"] | None,
+  key_segments_BT: Int[Array, "B T"] | None,
+) -> Bool[Array, "#B 1 #Q T"]:
+  """Which query may see which key; examples of a packed row do not see each other."""
+  allowed = None if base is None else base[None, None]
+  if mask_BT is not None:
+    keys = mask_BT[:, None, None, :]
+    allowed = keys if allowed is None else allowed & keys
+  if query_segments_BQ is not None and key_segments_BT is not None:
+    same = query_segments_BQ[:, None, :, None] == key_segments_BT[:, None, None, :]
+    allowed = same if allowed is None else allowed & same
+  return allowed
