@@ -119,10 +119,9 @@ def _norm(tree: Any) -> jax.Array:
   Squares of their own XLA shares with an optimizer's and holds in memory: a pass more
   over a generator's table.
   """
-  total = sum(
-    jnp.vecdot(x, x, precision="highest").sum() for x in jax.tree.leaves(tree)
-  )
-  return jnp.sqrt(total)
+  # Some methods train a single number.
+  leaves = map(jnp.atleast_1d, jax.tree.leaves(tree))
+  return jnp.sqrt(sum(jnp.vecdot(x, x, precision="highest").sum() for x in leaves))
 
 
 def _metrics(term: Term, loss: Any, norm: Any, good: Any) -> Metrics:
