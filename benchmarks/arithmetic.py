@@ -5,6 +5,9 @@ forward pass costs 2 N a token; the gradient of activations costs as much again,
 the weights as much once more: 4 N for a prompt in front of frozen weights, 6 N for full
 fine-tuning. Attention's own two products have no weights, so their backward pass is
 always twice the forward pass.
+
+That is the field's count, not a bound: where targets are short, ours reads the encoder
+without making keys and values of each of its positions, and needs less.
 """
 
 import dataclasses

@@ -272,6 +272,7 @@ def test_gpu(run):
   assert found["settings"]["inputs"] == gpu.SMALL["inputs"]
   share = row["model_tflops"] / found["peak_tflops"]
   assert found["mfu"] == row["mfu"] == pytest.approx(share)
+  assert 0 < row["mfu_encoder"] < row["mfu"]
 
 
 @thorough
