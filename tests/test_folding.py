@@ -72,8 +72,8 @@ def module(queries):
 
     return attention.apply(params, method=both, rngs={"dropout": jax.random.key(3)})
 
-  names = jax.random.key(0), rows, source, bias, False
-  return read, through_keys, attention.init(*names, method="read")
+  given = jax.random.key(0), rows, source, bias, False
+  return read, through_keys, attention.init(*given, method="read")
 
 
 def products(run, params):
