@@ -94,7 +94,7 @@ def arrays(dtype, B=1, Q=100, T=300, N=1, D=8):
   shapes = (B, Q, N, D), (B, T, N, D), (B, T, N, D), (B, Q, N, D)
   query, key, value, pull = (jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
   bias = rng.normal(size=(1, N, Q, T))
-  bias = bias + fused._MASKED * (rng.random((B, 1, 1, T)) < 0.3)
+  bias = bias + fused.MASKED * (rng.random((B, 1, 1, T)) < 0.3)
   return query, key, value, jnp.asarray(bias, jnp.float32), pull
 
 

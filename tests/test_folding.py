@@ -53,7 +53,7 @@ def test_it_is_attention_over_keys_and_values_and_so_are_its_gradients(dropped):
 
 
 def module(queries):
-  """(reading, parameters, rows that read, source) of a module."""
+  """(reading, reading through keys and values, parameters) of a module."""
   rng = np.random.default_rng(2)
   rows, source = (
     jnp.asarray(rng.normal(size=(B, size, H)), jnp.float32) for size in (queries, T)

@@ -19,9 +19,6 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.layers import Dense
 from prompt_tuning.core import partition
 
-# Added where attention is forbidden; finite, so that a row with no key stays finite.
-MASKED = -1e10
-
 
 def relative_bucket(
   distance: Int[Array, "*X"], bidirectional: bool, buckets: int, farthest: int
@@ -212,7 +209,8 @@ class Attention(nn.Module):
   def folds(self, queries: int, length: int) -> bool:
     """Whether `attend_folded` takes at most half of the arithmetic of `attend`.
 
-    At more than half it is no faster, since its products are smaller.
+    At more than half it is no faster, since its products are smaller. int8 matrices
+    are read by their own product, the usual way.
     """
     if isinstance(self.key.kernel, int8.Quantised):
       return False
@@ -231,7 +229,7 @@ class Attention(nn.Module):
 
 def mask_bias(allowed: Bool[Array, "*X"]) -> Float[Array, "*X"]:
   """0 where attention is allowed, a large negative number elsewhere."""
-  return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
+  return jnp.where(allowed, 0.0, fused.MASKED).astype(jnp.float32)
 
 
 def pairs(

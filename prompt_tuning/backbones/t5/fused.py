@@ -25,8 +25,8 @@ RUNS_ON = {"cudnn": ("gpu", "NVIDIA GPUs"), "pallas": ("tpu", "TPUs")}
 LEAST_QUERIES = 128
 # Lengths must be multiples; the rest is padded and masked.
 MULTIPLE = {"cudnn": 2, "pallas": 128}
-# As everywhere: finite, so that a row with no key stays finite.
-_MASKED = -1e10
+# Added where attention is forbidden; finite, so that a row with no key stays finite.
+MASKED = -1e10
 _TARGET: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "target", default=None
 )
@@ -93,7 +93,7 @@ def bias_of(
     return bias
   bias = jnp.broadcast_to(bias, (B, N, Q, bias.shape[-1]))
   pads = [(0, 0), (0, 0), *((0, _rest(size, kind)) for size in bias.shape[2:])]
-  bias = jnp.pad(bias, pads, constant_values=_MASKED)
+  bias = jnp.pad(bias, pads, constant_values=MASKED)
   # cuDNN adds a bias of the queries' own type.
   return jax.lax.stop_gradient(bias.astype(dtype) if kind == "cudnn" else bias)
 
