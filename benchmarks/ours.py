@@ -1,6 +1,6 @@
 """Our side of the benchmarks: a backbone with random weights, its compiled step.
 
-The step is the one that `engine.fit` compiles: the same function, the same donation.
+The step is the one that `engine.fit` compiles: the same function, donation and options.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import model as core_model
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.engine import config, optimizer, state, step
+from prompt_tuning.engine import compilation, config, optimizer, state, step
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 FULL = "full_fine_tuning"
@@ -237,7 +237,8 @@ def stepper(model: PromptedModel, trained: Any, shape: Sizes) -> tuple[Any, Any]
     wide = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trained)
     return state.create(wide, transform)
 
-  return jax.jit(run, donate_argnums=0), begin
+  asked = compilation.options(jax.default_backend())
+  return jax.jit(run, donate_argnums=0, compiler_options=asked), begin
 
 
 def trace(name: str, shape: Sizes) -> tuple[Any, Any]:

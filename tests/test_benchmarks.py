@@ -19,6 +19,7 @@ import gpu
 import int8_weights
 import memory
 import ours
+import products
 import real_lengths
 import scaling
 import startup
@@ -164,6 +165,27 @@ def test_generators(run):
   shape = ours.Sizes(**SIZES)
   pass_ = arithmetic.code(shape).forward / arithmetic.need(shape).prompt_step
   assert 1 < cached["gflop_over_plain"] < 1 + pass_
+
+
+@thorough
+def test_products(run):
+  found = run(products)
+  row = found["rows"][0]
+  # Queries of 2 rows of 4 + 8 positions: 24 x 16 x 16 multiplications and additions.
+  assert row["gflop"] == pytest.approx(2 * 24 * 16 * 16 / 1e9)
+  assert row["xla_gflops"] > 0
+  if found["asked"]:
+    ratio = row["xla_gflops"] / row["asked_gflops"]
+    assert row["asked_over_xla"] == pytest.approx(ratio)
+
+
+def test_operations_of_a_product():
+  made = products.products(ours.Sizes(**SIZES))
+  scores = made["attention, scores"]
+  assert scores.operations == 2 * (2 * 2 * 12 * 12 * 8)
+  for product in made.values():
+    arrays = (jnp.zeros(shape) for shape in (product.left, product.right))
+    assert jnp.einsum(product.spec, *arrays).ndim == product.spec[::-1].index(">")
 
 
 @thorough

@@ -1,6 +1,7 @@
 """The cache of compiled programs: where it is, and when it is left alone."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -65,3 +66,32 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
   compilation.keep()
   assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_x86_cpus_alone_are_asked_for_eigen(monkeypatch):
+  monkeypatch.delenv("XLA_FLAGS", raising=False)
+  monkeypatch.setattr(compilation, "_known", lambda name, value: True)
+  monkeypatch.setattr(compilation.platform, "machine", lambda: "x86_64")
+  (name,) = compilation.options("cpu")
+  assert compilation.options("tpu") == {}
+  monkeypatch.setenv("XLA_FLAGS", f"--{name}=LIBRARY_FUSION_TYPE_DOT")
+  assert compilation.options("cpu") == {}
+  monkeypatch.delenv("XLA_FLAGS")
+  monkeypatch.setattr(compilation.platform, "machine", lambda: "arm64")
+  assert compilation.options("cpu") == {}
+
+
+def test_an_option_that_xla_does_not_know_is_not_asked_for():
+  assert compilation._known("xla_cpu_enable_fast_math", "False")
+  assert not compilation._known("xla_cpu_no_such_option", "1")
+
+
+def test_products_of_a_step_are_left_to_eigen(monkeypatch):
+  monkeypatch.delenv("XLA_FLAGS", raising=False)
+  asked = compilation.options("cpu")
+  if not asked:
+    pytest.skip("not an x86 CPU, or an XLA without YNNPACK")
+  x = jnp.ones((256, 256))
+  step = jax.jit(lambda x: x @ x, compiler_options=asked)
+  text = step.lower(x).compile().as_text()
+  assert "ynn" not in text and " dot(" in text

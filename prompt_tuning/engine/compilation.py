@@ -1,19 +1,51 @@
-"""Compiled programs are kept from run to run, in a folder of the user's cache.
+"""How a step is compiled, and the folder where compiled programs are kept.
 
-JAX does the keeping. By itself it leaves out programs that compile in less than a
-second; a start has forty of those, which take seconds together, so they are kept too.
-Whoever sets JAX_COMPILATION_CACHE_DIR chooses the folder, and
-JAX_ENABLE_COMPILATION_CACHE=false switches it off.
+They are kept from run to run in the user's cache. JAX does the keeping. By itself it
+leaves out programs that compile in less than a second; a start has forty of those,
+which take seconds together, so they are kept too. Whoever sets
+JAX_COMPILATION_CACHE_DIR chooses the folder, and JAX_ENABLE_COMPILATION_CACHE=false
+switches it off.
 """
 
+import functools
 import importlib.util
 import os
 import pathlib
+import platform
 
 import jax
 
 # Where eviction is possible (JAX needs filelock for it); else the folder grows.
 MOST_BYTES = 4 * 2**30
+
+# Kinds of products that XLA for CPUs leaves to YNNPACK: none, so that Eigen does them.
+_YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+
+
+def options(target: str) -> dict[str, str]:
+  """What a training step asks of XLA beyond XLA's own choices.
+
+  On x86, XLA leaves matrix products to YNNPACK, which takes a quarter longer than Eigen
+  for the products of a T5's weights (`benchmarks/products.py`). An XLA that does not
+  know the option is not asked, and whoever names it in XLA_FLAGS decides.
+
+  Args:
+    target: platform that the step is for: "cpu", "gpu", "tpu".
+  """
+  x86 = platform.machine().lower() in ("x86_64", "amd64")
+  if target != "cpu" or not x86 or _YNNPACK in os.environ.get("XLA_FLAGS", ""):
+    return {}
+  return {_YNNPACK: ""} if _known(_YNNPACK, "") else {}
+
+
+@functools.cache
+def _known(name: str, value: str) -> bool:
+  """Whether XLA takes an option; it refuses a program that asks for an unknown one."""
+  try:
+    jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
 
 
 def folder() -> pathlib.Path:

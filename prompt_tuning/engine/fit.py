@@ -18,7 +18,15 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import buckets
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import codes, loop, product, sharding, state, step
+from prompt_tuning.engine import (
+  codes,
+  compilation,
+  loop,
+  product,
+  sharding,
+  state,
+  step,
+)
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
 from prompt_tuning.engine.examples import Part, training_source, validation_part
@@ -376,6 +384,7 @@ def compiled_step(
     place.traced(step_fn),
     donate_argnums=0,
     out_shardings=(found.state, place.replicated),
+    compiler_options=compilation.options(place.platform),
   )
 
 

@@ -119,6 +119,11 @@ class Placement:
     """How many devices there are."""
     return self.mesh.size
 
+  @property
+  def platform(self) -> str:
+    """What its devices are: "cpu", "gpu", "tpu"."""
+    return self.mesh.devices.flat[0].platform
+
   def describe(self) -> str:
     """Such as "replica 1 x data 4 x model 2"."""
     return " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
