@@ -237,7 +237,8 @@ def stepper(model: PromptedModel, trained: Any, shape: Sizes) -> tuple[Any, Any]
     wide = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trained)
     return state.create(wide, transform)
 
-  asked = compilation.options(jax.default_backend())
+  positions = shape.batch * (shape.prompt + shape.inputs)
+  asked = compilation.options(jax.default_backend(), positions)
   return jax.jit(run, donate_argnums=0, compiler_options=asked), begin
 
 

@@ -86,7 +86,7 @@ def product(size: int, dtype: str = "float32") -> Side:
   left, right = (
     jax.random.normal(jax.random.key(i), (size, size), jnp.dtype(dtype)) for i in (0, 1)
   )
-  asked = compilation.options(jax.default_backend())
+  asked = compilation.options(jax.default_backend(), size)
   multiply = jax.jit(lambda left, right: left @ right, compiler_options=asked)
   return lambda: jax.block_until_ready(multiply(left, right))
 

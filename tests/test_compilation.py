@@ -68,17 +68,17 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch):
   assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_x86_cpus_alone_are_asked_for_eigen(monkeypatch):
+def test_large_steps_on_x86_cpus_alone_are_left_to_eigen(monkeypatch):
   monkeypatch.delenv("XLA_FLAGS", raising=False)
   monkeypatch.setattr(compilation, "_known", lambda name, value: True)
   monkeypatch.setattr(compilation.platform, "machine", lambda: "x86_64")
-  (name,) = compilation.options("cpu")
-  assert compilation.options("tpu") == {}
+  (name,) = compilation.options("cpu", 4096)
+  assert compilation.options("cpu", 128) == compilation.options("tpu", 4096) == {}
   monkeypatch.setenv("XLA_FLAGS", f"--{name}=LIBRARY_FUSION_TYPE_DOT")
-  assert compilation.options("cpu") == {}
+  assert compilation.options("cpu", 4096) == {}
   monkeypatch.delenv("XLA_FLAGS")
   monkeypatch.setattr(compilation.platform, "machine", lambda: "arm64")
-  assert compilation.options("cpu") == {}
+  assert compilation.options("cpu", 4096) == {}
 
 
 def test_an_option_that_xla_does_not_know_is_not_asked_for():
@@ -88,7 +88,7 @@ def test_an_option_that_xla_does_not_know_is_not_asked_for():
 
 def test_products_of_a_step_are_left_to_eigen(monkeypatch):
   monkeypatch.delenv("XLA_FLAGS", raising=False)
-  asked = compilation.options("cpu")
+  asked = compilation.options("cpu", 4096)
   if not asked:
     pytest.skip("not an x86 CPU, or an XLA without YNNPACK")
   x = jnp.ones((256, 256))

@@ -73,7 +73,9 @@ class Job:
     recipe = self.recipe
     trains, frozen = branches.split(self.params, recipe.trainable)
     begin = fit.state_shapes(trains, self.transform)
-    run = fit.compiled_step(self.model, recipe, self.transform, self.place, self.places)
+    run = fit.compiled_step(
+      self.model, recipe, self.layout, self.transform, self.place, self.places
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     return run.lower(
       _at(begin, self.places.state),

@@ -20,22 +20,29 @@ MOST_BYTES = 4 * 2**30
 
 # Kinds of products that XLA for CPUs leaves to YNNPACK: none, so that Eigen does them.
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+# Positions of a batch from which on Eigen is the faster: it copies a matrix into an
+# order of its own for every product, which a few rows do not repay.
+_ROWS = 1024
 
 
-def options(target: str) -> dict[str, str]:
+def options(target: str, positions: int) -> dict[str, str]:
   """What a training step asks of XLA beyond XLA's own choices.
 
   On x86, XLA leaves matrix products to YNNPACK, which takes a quarter longer than Eigen
-  for the products of a T5's weights (`benchmarks/products.py`). An XLA that does not
-  know the option is not asked, and whoever names it in XLA_FLAGS decides.
+  where many positions meet a matrix, and less where few do (`benchmarks/products.py`).
+  An XLA that does not know the option is not asked, and whoever names it in XLA_FLAGS
+  decides.
 
   Args:
     target: platform that the step is for: "cpu", "gpu", "tpu".
+    positions: of the encoder that a device works on at once, over all rows.
   """
   x86 = platform.machine().lower() in ("x86_64", "amd64")
-  if target != "cpu" or not x86 or _YNNPACK in os.environ.get("XLA_FLAGS", ""):
+  if target != "cpu" or not x86 or positions < _ROWS:
     return {}
-  return {_YNNPACK: ""} if _known(_YNNPACK, "") else {}
+  if _YNNPACK in os.environ.get("XLA_FLAGS", "") or not _known(_YNNPACK, ""):
+    return {}
+  return {_YNNPACK: ""}
 
 
 @functools.cache

@@ -365,18 +365,26 @@ def run(
 
 def _compiled(ready: Ready) -> Callable[..., Any]:
   return compiled_step(
-    ready.model, ready.recipe, ready.transform, ready.place, ready.places
+    ready.model,
+    ready.recipe,
+    ready.layout,
+    ready.transform,
+    ready.place,
+    ready.places,
   )
 
 
 def compiled_step(
   model: PromptedModel,
   recipe: Recipe,
+  layout: Layout,
   transform: Any,
   place: sharding.Placement,
   found: Places,
 ) -> Callable[..., Any]:
   """The training step of a recipe under jit; its state is donated."""
+  rows = recipe.batch_size // recipe.microbatches // place.rows
+  positions = rows * layout.lengths["inputs"]
   step_fn = step.train_step(
     model, recipe.objective, transform, recipe.microbatches, recipe.dropout
   )
@@ -384,7 +392,7 @@ def compiled_step(
     place.traced(step_fn),
     donate_argnums=0,
     out_shardings=(found.state, place.replicated),
-    compiler_options=compilation.options(place.platform),
+    compiler_options=compilation.options(place.platform, positions),
   )
 
 
