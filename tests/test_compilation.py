@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from prompt_tuning.engine import compilation
+from prompt_tuning.data.features import Layout
+from prompt_tuning.engine import compilation, fit
+from prompt_tuning.engine.sharding import DEFAULT
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +97,19 @@ def test_products_of_a_step_are_left_to_eigen(monkeypatch):
   step = jax.jit(lambda x: x @ x, compiler_options=asked)
   text = step.lower(x).compile().as_text()
   assert "ynn" not in text and " dot(" in text
+
+
+def test_a_step_tells_the_positions_of_a_device_at_once(monkeypatch):
+  seen = []
+
+  def options(target, positions):
+    seen.append((target, positions))
+    return {}
+
+  monkeypatch.setattr(compilation, "options", options)
+  place = DEFAULT.over(jax.devices()[:1])
+  recipe = fit.Recipe(("prompt",), None, None, None, batch_size=12, microbatches=3)
+  layout = Layout(inputs=28, targets=2, encoder_prompt=4)
+  nowhere = fit.Places(None, None, place.replicated)
+  fit.compiled_step(None, recipe, layout, None, place, nowhere)
+  assert seen == [(place.platform, 4 * 32)]
