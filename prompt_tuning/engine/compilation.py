@@ -22,7 +22,7 @@ MOST_BYTES = 4 * 2**30
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 # Positions of a batch from which on Eigen is the faster: it copies a matrix into an
 # order of its own for every product, which a few rows do not repay.
-_ROWS = 1024
+_POSITIONS = 1024
 
 
 def options(target: str, positions: int) -> dict[str, str]:
@@ -38,7 +38,7 @@ def options(target: str, positions: int) -> dict[str, str]:
     positions: of the encoder that a device works on at once, over all rows.
   """
   x86 = platform.machine().lower() in ("x86_64", "amd64")
-  if target != "cpu" or not x86 or positions < _ROWS:
+  if target != "cpu" or not x86 or positions < _POSITIONS:
     return {}
   if _YNNPACK in os.environ.get("XLA_FLAGS", "") or not _known(_YNNPACK, ""):
     return {}
