@@ -65,6 +65,12 @@ class Sizes:
   generator: int = 64
   optimizer: str = "adamw"
 
+  @property
+  def options(self) -> dict[str, str]:
+    """What a step of these sizes asks of XLA."""
+    positions = self.batch * (self.prompt + self.inputs)
+    return compilation.options(jax.default_backend(), positions)
+
   def backbone(self) -> T5:
     return T5(
       T5Config(
@@ -237,9 +243,7 @@ def stepper(model: PromptedModel, trained: Any, shape: Sizes) -> tuple[Any, Any]
     wide = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trained)
     return state.create(wide, transform)
 
-  positions = shape.batch * (shape.prompt + shape.inputs)
-  asked = compilation.options(jax.default_backend(), positions)
-  return jax.jit(run, donate_argnums=0, compiler_options=asked), begin
+  return jax.jit(run, donate_argnums=0, compiler_options=shape.options), begin
 
 
 def trace(name: str, shape: Sizes) -> tuple[Any, Any]:

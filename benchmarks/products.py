@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import ours
 import timing
 
-from prompt_tuning.engine import compilation
-
 
 @dataclasses.dataclass(frozen=True)
 class Product:
@@ -83,8 +81,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
   shape = ours.sizes(args)
   made = products(shape)
   kinds = {"xla": {}}
-  positions = shape.batch * (shape.prompt + shape.inputs)
-  if asked := compilation.options(jax.default_backend(), positions):
+  if asked := shape.options:
     kinds["asked"] = asked
   sides = {
     (name, kind): product.side(options, shape.dtype)

@@ -1,4 +1,4 @@
-"""The cache of compiled programs: where it is, and when it is left alone."""
+"""The cache of compiled programs, and what a step asks of the compiler."""
 
 import jax
 import jax.numpy as jnp
