@@ -69,7 +69,7 @@ def open_session(
       raise ValueError(
         "`PROMPT_DIR` and `INITIAL_CHECKPOINT_PATH` are both None; give at least one."
       )
-    checkpoint = prompt.card["backbone"]["name"]
+    checkpoint = prompt.backbone
   return session(load(checkpoint), prompt, force)
 
 

@@ -48,7 +48,8 @@ def export(
   """Writes `output`, whole or not at all.
 
   Args:
-    to: one of `FORMATS`. output: file (numpy) or folder, replaced if it exists.
+    to: one of `FORMATS`. output: file (numpy) or folder. What this library wrote
+      there before is replaced, what else a folder holds stays.
     prompt: folder of the prompt; see `interop.prompts.load` for what else it may be.
     checkpoint: backbone; None for the one in the prompt's card.
     dtype: of activations when served; see `api.load_model`.
@@ -92,10 +93,7 @@ def export(
 
 
 def _backbone(made: Product, checkpoint: str | None) -> str:
-  name = checkpoint or made.card["backbone"].get("name")
-  if name is None:
-    raise ValueError("The prompt names no backbone; give `checkpoint`.")
-  return name
+  return checkpoint or made.backbone
 
 
 def main(argv: Sequence[str] | None = None) -> None:

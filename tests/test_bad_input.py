@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_a_prompt_folder_whose_files_do_not_fit(tmp_path, loaded):
   for damage, words in [
     ({"format": "other/9"}, "says format 'other/9'"),
     ({"module": {"class": "os:system"}}, "os:system"),
-    ({"module": {"class": "prompt_tuning.nowhere:X"}}, "does not exist"),
+    ({"module": {"class": "prompt_tuning.sites.nowhere:X"}}, "does not exist"),
   ]:
     (two / "card.json").write_text(json.dumps({**card, **damage}))
     with pytest.raises(ValueError, match=words):
@@ -306,12 +307,12 @@ def test_a_full_disk_leaves_the_old_product(tmp_path, loaded, monkeypatch):
   a_product(loaded).save(folder)
   before = (folder / "card.json").read_bytes()
 
-  def half_written(tensors, path):
+  def half_written(path, data):
     with open(path, "wb") as file:
-      file.write(b"half")
+      file.write(data[: len(data) // 2])
     no_space(path)
 
-  monkeypatch.setattr(safetensors_numpy, "save_file", half_written)
+  monkeypatch.setattr(pathlib.Path, "write_bytes", half_written)
   for target in (folder, tmp_path / "new"):
     with pytest.raises(OSError, match="No space left"):
       a_product(loaded, step=9).save(target)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning.core import files
 from prompt_tuning.engine import checkpoint, lock, state
 
 
@@ -168,19 +167,3 @@ def test_a_folder_that_cannot_be_written():
   # Nobody can, not even root.
   with pytest.raises(ValueError, match="`MODEL_DIR` '/proc/run' cannot be written"):
     lock.held(pathlib.Path("/proc/run")).__enter__()
-
-
-def test_what_a_killed_process_wrote_aside_is_swept(tmp_path):
-  for name in (".prompt.ab12", ".prompt.ab12.old"):
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "card.json").write_text("{}")
-  for name in (
-    ".metrics.jsonl.77.tmp",
-    ".learning-curve.tmp.png",
-    ".lock",
-    "config.gin",
-  ):
-    (tmp_path / name).write_text("x")
-  (tmp_path / "prompt").mkdir()
-  files.sweep(tmp_path)
-  assert {p.name for p in tmp_path.iterdir()} == {".lock", "config.gin", "prompt"}

@@ -13,7 +13,7 @@ from orbax.checkpoint._src.path import gcs_utils
 
 import prompt_tuning as pt
 from prompt_tuning import export, infer, train
-from prompt_tuning.core import files
+from prompt_tuning.core import files, folders
 from prompt_tuning.engine import config, product
 
 REMOTE = "gs://bucket"
@@ -167,7 +167,7 @@ def test_what_stood_there_stands_after_an_error(bucket):
   files.write_text(f"{REMOTE}/kept/a.txt", "before")
 
   def write():
-    with files.whole_folder(f"{REMOTE}/kept") as aside:
+    with folders.whole_folder(f"{REMOTE}/kept") as aside:
       (aside / "a.txt").write_text("after")
       raise RuntimeError
 

@@ -335,14 +335,14 @@ def test_what_makes_no_sense(plain, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_exists_is_replaced(tmp_path, tiny_folder):
+def test_a_folder_that_exists_keeps_what_it_holds(tmp_path, tiny_folder):
   (tmp_path / "out").mkdir()
   (tmp_path / "out" / "old").write_text("x")
   prompt = made(tiny_folder, tmp_path, "prompt_tuning")
   flags = "--steps=2", "--platforms=cpu", "--dtype=bfloat16"
   out = write("stablehlo", prompt, tmp_path / "out", *flags)
   names = {"card.json", "generate.jax_export", "spiece.model", "weights.safetensors"}
-  assert {path.name for path in out.iterdir()} == names
+  assert {path.name for path in out.iterdir()} == names | {"old"}
   served = serving.load(out)
   assert served.card["backbone"]["activations"] == "bfloat16"
   with pytest.raises(ValueError, match="Export with labels"):

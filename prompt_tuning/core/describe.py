@@ -1,16 +1,33 @@
 """A prompt module as plain data and back, so that a saved prompt needs no gin.
 
-Only classes of this library, or of a module that the reader has already imported, are
-built: a file cannot name code to load.
+Only words of methods are built, those of this library or of a module that the reader
+has already imported: a file cannot name code to load, nor a class to build that is no
+part of a prompt.
 """
 
 import dataclasses
 import importlib
+import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ROOT = "prompt_tuning."
+import flax.linen as nn
+
+PACKAGE = "prompt_tuning"
+# Where the words of methods live; what they build with (`blocks`) is theirs alone.
+ROOMS = (
+  "prompt_tuning.core.prompt",
+  "prompt_tuning.conditions",
+  "prompt_tuning.parameterisers",
+  "prompt_tuning.transforms",
+  "prompt_tuning.sites",
+)
+# Packages whose modules are layers and no words.
+NEVER = ("flax", "jax", "jaxlib", "optax", "orbax", "clu", "seqio")
+# Sentences are three or four deep.
+DEEPEST = 32
 
 
 def describe(part: Any) -> Any:
@@ -47,36 +64,75 @@ def rebuild(data: Any) -> Any:
   """The inverse of `describe`; initialisers are None.
 
   Raises:
-    ValueError: if a class is neither this library's nor already imported.
+    ValueError: if a class is no word of a method (see `word`), or does not take what
+      is stated for it.
   """
+  return _rebuilt(data, 0)
+
+
+def _rebuilt(data: Any, depth: int) -> Any:
+  if depth > DEEPEST:
+    raise ValueError(f"A module in card.json is nested more than {DEEPEST} deep.")
   if isinstance(data, Mapping) and "class" in data:
-    cls = _find(str(data["class"]))
-    fields = {k: rebuild(v) for k, v in data.items() if k != "class"}
-    names = {field.name: field for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - set(names))
-    if unknown:
-      raise ValueError(
-        f"{data['class']} has no fields {unknown}: the prompt was saved by another "
-        "version of its code."
-      )
-    for name, field in names.items():
-      required = (
-        field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-      )
-      if drawn(name) and required:
-        fields[name] = None
-    return cls(**fields)
+    return _built(data, depth)
   if isinstance(data, Mapping):
-    return {key: rebuild(value) for key, value in data.items()}
+    return {key: _rebuilt(value, depth + 1) for key, value in data.items()}
   if isinstance(data, Sequence) and not isinstance(data, str):
-    return tuple(rebuild(item) for item in data)
+    return tuple(_rebuilt(item, depth + 1) for item in data)
+  if isinstance(data, float) and not math.isfinite(data):
+    raise ValueError(f"A module in card.json holds the number {data}.")
   return data
 
 
-def _find(path: str) -> Any:
-  module, _, name = path.partition(":")
-  if module.startswith(ROOT):
+def _built(data: Mapping[str, Any], depth: int) -> Any:
+  cls = word(data["class"])
+  fields = {k: _rebuilt(v, depth + 1) for k, v in data.items() if k != "class"}
+  names = {f.name: f for f in dataclasses.fields(cls) if f.init}
+  # Flax's own two fields are set where a module is used, not where it is described.
+  unknown = sorted(set(fields) - (set(names) - {"parent", "name"}))
+  if unknown:
+    raise ValueError(
+      f"{data['class']} has no fields {unknown}: the prompt was saved by another "
+      "version of its code."
+    )
+  for name, field in names.items():
+    if drawn(name):
+      fields.pop(name, None)
+      if _required(field):
+        fields[name] = None
+    elif _required(field) and name not in fields:
+      raise ValueError(f"card.json gives {data['class']} no {name!r}.")
+  try:
+    return cls(**fields)
+  except (TypeError, AttributeError) as error:
+    raise ValueError(f"card.json describes no {data['class']}: {error}.") from error
+
+
+def _required(field: dataclasses.Field) -> bool:
+  return (
+    field.default is dataclasses.MISSING
+    and field.default_factory is dataclasses.MISSING
+  )
+
+
+def word(path: Any) -> type:
+  """The class that a card names, if it is a word of a method.
+
+  Those are the classes of `ROOMS`, and Flax modules and sites of other packages that
+  the reader has imported: a card can neither import code from outside of this library
+  nor build what is no part of a prompt.
+
+  Args:
+    path: "module:Class".
+
+  Raises:
+    ValueError: for anything else.
+  """
+  module, _, name = path.partition(":") if isinstance(path, str) else ("", "", "")
+  own = module.partition(".")[0] == PACKAGE
+  if own and not any(module.startswith(room + ".") or module == room for room in ROOMS):
+    raise ValueError(f"card.json names {path!r}, which is not a word of a method.")
+  if own and name.isidentifier() and re.fullmatch(r"[\w.]+", module):
     try:
       importlib.import_module(module)
     except ImportError as error:
@@ -86,7 +142,17 @@ def _find(path: str) -> Any:
       f"card.json names {path!r}; import the module {module!r} before you load this "
       "prompt, if you trust it."
     )
-  found = getattr(sys.modules[module], name, None)
-  if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+  found = vars(sys.modules[module]).get(name)
+  if not _is_word(found, module):
     raise ValueError(f"card.json names {path!r}, which is not a word of a method.")
   return found
+
+
+def _is_word(found: Any, module: str) -> bool:
+  if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+    return False
+  # A name that a module merely imported is another module's class.
+  if found.__module__ != module or module.partition(".")[0] in NEVER:
+    return False
+  site = callable(getattr(found, "tables", None)) and hasattr(found, "side")
+  return site or issubclass(found, nn.Module)

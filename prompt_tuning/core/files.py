@@ -1,17 +1,24 @@
 """Files that appear whole or not at all, here or in an object store.
 
 A remote path (gs://bucket/...) is an `epath.Path`, a local one a `pathlib.Path`. An
-object store shows each file when it is whole, so nothing is written aside there; it
-knows no folders to rename, so the files of a folder follow each other.
+object store shows each file when it is whole, so nothing is written aside there. Whole
+folders are written by `core.folders`.
 """
 
-import contextlib
 import os
 import pathlib
+import re
 import shutil
-import tempfile
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable
 from typing import Any
+
+# Names of what is being written. Nothing else may bear such a name: `sweep` removes it.
+ASIDE = ".prompt_tuning.{}.aside"
+_ASIDE = re.compile(r"\.prompt_tuning\..+\.aside")
+
+# Whether the file at a path is one of ours, which may be replaced.
+Ours = Callable[[Any], bool]
 
 
 def is_remote(path: Any) -> bool:
@@ -38,82 +45,85 @@ def at(path: Any) -> Any:
     ) from error
 
 
-@contextlib.contextmanager
-def whole_folder(folder: Any) -> Iterator[pathlib.Path]:
-  """Gives a folder to write into, which takes the place of `folder` at the end.
-
-  After an error nothing is left behind, and what stood there before still stands. (A
-  remote folder is filled from a local one at the end, small files, which describe the
-  others, last.)
-
-  Raises:
-    PermissionError: if the place cannot be written, before anything is.
-  """
-  if is_remote(folder):
-    with tempfile.TemporaryDirectory() as near:
-      yield pathlib.Path(near)
-      _copy(pathlib.Path(near), at(folder))
-    return
-  folder = pathlib.Path(folder).absolute()
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-  try:
-    yield aside
-    aside.chmod(0o755)
-    old = aside.with_name(aside.name + ".old")
-    if folder.exists():
-      os.replace(folder, old)
-    try:
-      os.replace(aside, folder)
-    except OSError:
-      if old.exists():
-        os.replace(old, folder)
-      raise
-    shutil.rmtree(old, ignore_errors=True)
-  except BaseException:
-    shutil.rmtree(aside, ignore_errors=True)
-    raise
-
-
-def _copy(near: pathlib.Path, far: Any) -> None:
-  found = [path for path in near.rglob("*") if path.is_file()]
-  for path in sorted(found, key=lambda path: -path.stat().st_size):
-    place = far / path.relative_to(near).as_posix()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("rb") as source, place.open("wb") as target:
-      shutil.copyfileobj(source, target, 16 << 20)
-
-
 def sweep(folder: Any) -> None:
-  """Removes what a killed process was writing aside in a folder.
+  """Removes what a killed process of this library was writing aside in a folder.
 
-  Only for whoever owns the folder: another process may be writing there.
+  Only for whoever owns the folder: another process may be writing there. Names that
+  are not of the form `ASIDE`, hidden or not, are left alone.
   """
-  if is_remote(folder):
+  if is_remote(folder) or not pathlib.Path(folder).is_dir():
     return
-  for path in pathlib.Path(folder).glob(".*"):
-    if path.is_dir() and (path.suffix == ".old" or path.name.count(".") == 2):
+  for path in pathlib.Path(folder).iterdir():
+    if not _ASIDE.fullmatch(path.name):
+      continue
+    if path.is_dir() and not path.is_symlink():
       shutil.rmtree(path, ignore_errors=True)
-    elif path.name.endswith(".tmp") or ".tmp." in path.name:
+    else:
       path.unlink(missing_ok=True)
 
 
-def write_text(path: Any, text: str) -> None:
-  """Writes a text file, in UTF-8, whole or not at all."""
-  write_bytes(path, text.encode("utf-8"))
+def write_text(path: Any, text: str, ours: Ours | None = None) -> None:
+  """Writes a text file, in UTF-8, whole or not at all; see `write_bytes`."""
+  write_bytes(path, text.encode("utf-8"), ours)
 
 
-def write_bytes(path: Any, data: bytes) -> None:
-  """Writes a file aside, then renames it."""
+def write_bytes(path: Any, data: bytes, ours: Ours | None = None) -> None:
+  """Writes a file aside, then renames it.
+
+  Args:
+    path: here or remote. data: all of it.
+    ours: see `check_replaceable`.
+  """
   path = at(path)
+  check_replaceable(path, ours)
   path.parent.mkdir(parents=True, exist_ok=True)
   if is_remote(path):
     path.write_bytes(data)
     return
-  aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  aside = path.with_name(ASIDE.format(f"{path.name[:200]}.{os.getpid()}"))
   try:
     aside.write_bytes(data)
     os.replace(aside, path)
   except BaseException:
     aside.unlink(missing_ok=True)
     raise
+
+
+def check_replaceable(path: Any, ours: Ours | None = None) -> None:
+  """Refuses to replace what is no file, or no file of ours.
+
+  Args:
+    path: what is about to be written.
+    ours: says whether the file at a path is ours to replace; None for a place that is
+      ours by its name.
+
+  Raises:
+    ValueError: naming the path, before anything is written.
+  """
+  path = at(path)
+  if is_remote(path):
+    if ours is None or not path.exists() or ours(path):
+      return
+  else:
+    try:
+      mode = os.stat(path).st_mode
+    except OSError:
+      return
+    if not stat.S_ISREG(mode):
+      kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+      raise ValueError(f"{str(path)!r} is {kind}; name a file to write.")
+    if ours is None or ours(path):
+      return
+  raise ValueError(
+    f"{str(path)!r} exists, and nothing in it says that this library wrote it. Name "
+    "another file, or move that one away."
+  )
+
+
+def head(path: Any, size: int = 4096) -> bytes:
+  """The first bytes of a file, with which `Ours` is often decided; none of no file."""
+  try:
+    with at(path).open("rb") as file:
+      return file.read(size)
+  except OSError:
+    return b""

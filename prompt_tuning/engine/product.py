@@ -1,11 +1,14 @@
 """The product of a run: the folder `prompt/` with prompt.safetensors and card.json.
 
 It loads without gin, is readable with numpy and json alone, and refuses a backbone
-whose fingerprint is another.
+whose fingerprint is another. Reading one runs nothing that its files say: see
+`engine.card` and `core.describe`.
 """
 
 import dataclasses
+import hashlib
 import json
+import logging
 from typing import Any
 
 import jax
@@ -13,10 +16,15 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from prompt_tuning.core import describe
-from prompt_tuning.core.files import at, whole_folder
-from prompt_tuning.core.trainable import flatten, unflatten
+from prompt_tuning.core.files import at, is_remote
+from prompt_tuning.core.folders import current, stated, whole_folder
+from prompt_tuning.core.trainable import flatten, unflatten, within
+from prompt_tuning.engine import card as cards
 
 FORMAT = "prompt_tuning/prompt/1"
+CARD, TENSORS = "card.json", "prompt.safetensors"
+# What stands in a folder of ours, and may be replaced.
+OWNED = stated(CARD, {"format": FORMAT}, [TENSORS])
 
 
 @dataclasses.dataclass
@@ -41,6 +49,29 @@ class Product:
     return self.card.get("backbone", {}).get("fingerprint")
 
   @property
+  def backbone(self) -> str:
+    """The backbone that the card names: "mini", or a folder on this machine.
+
+    Raises:
+      ValueError: for one that would be fetched. A card comes from whoever wrote it, and
+        does not decide what this machine asks of others; whoever loads it may.
+    """
+    name = self.card.get("backbone", {}).get("name")
+    if not name:
+      raise ValueError(
+        "The prompt names no backbone. Set `INITIAL_CHECKPOINT_PATH` (`checkpoint` of "
+        "an export) to the one that it was trained on."
+      )
+    if name != "mini" and (is_remote(name) or not at(name).exists()):
+      raise ValueError(
+        f"The prompt was trained on the backbone {name!r}, which is no folder here; "
+        "what only a card names is not fetched. Set `INITIAL_CHECKPOINT_PATH` "
+        f"(`checkpoint` of an export) to {name!r}, if you trust that place, or to a "
+        "copy of it."
+      )
+    return name
+
+  @property
   def parameters(self) -> int:
     """How many numbers were trained."""
     return sum(leaf.size for leaf in jax.tree.leaves(self.trainable))
@@ -51,11 +82,21 @@ class Product:
     return dict(self.card.get("layout", {}))
 
   def params(self, backbone: Any) -> dict[str, Any]:
-    """The whole parameter tree on a backbone's weights."""
+    """The whole parameter tree on a backbone's weights.
+
+    Raises:
+      ValueError: for weights of a backbone that this one does not have.
+    """
     flat = {f"backbone/{k}": v for k, v in flatten(backbone).items()}
-    flat.update(flatten(self.frozen))
-    flat.update(flatten(self.trainable))
-    return unflatten(flat)
+    own = {**flatten(self.frozen), **flatten(self.trainable)}
+    for name, value in own.items():
+      there = getattr(flat.get(name), "shape", None)
+      if within(name, "backbone") and there != value.shape:
+        raise ValueError(
+          f"The product holds {name} {value.shape}, and the backbone has "
+          f"{there or 'no such array'}. Load the backbone that it was trained on."
+        )
+    return unflatten({**flat, **own})
 
   def check(self, fingerprint: str, width: int, force: bool = False) -> None:
     """Raises ValueError where the prompt does not belong to a backbone."""
@@ -71,72 +112,100 @@ class Product:
         f"{fingerprint}. Load that backbone, or pass force=True if you know that they "
         "fit."
       )
+    replaced = {**self.frozen, **self.trainable}.get("backbone")
+    if replaced and self.module is not None:
+      logging.warning(
+        "The product holds %d arrays of the backbone too, which take the place of the "
+        "loaded ones.",
+        len(flatten(replaced)),
+      )
 
   def save(self, folder: Any) -> None:
-    """Writes prompt.safetensors and card.json, whole or not at all."""
+    """Writes prompt.safetensors and card.json, whole or not at all.
+
+    What else the folder holds stays; a prompt that was saved there before is replaced.
+
+    Raises:
+      ValueError: if a file of another kind stands in the way.
+    """
     tensors = {
       name: np.asarray(value, np.float32, order="C")
       for name, value in {**flatten(self.frozen), **flatten(self.trainable)}.items()
     }
+    written = safetensors_numpy.save(tensors)
     card = {
       "format": FORMAT,
       **self.card,
       "module": describe.describe(self.module),
+      "branches": sorted({name.partition("/")[0] for name in tensors}),
       "trained": sorted(flatten(self.trainable)),
       "shapes": {name: list(value.shape) for name, value in tensors.items()},
+      "digest": hashlib.sha256(written).hexdigest(),
     }
-    with whole_folder(folder) as aside:
-      safetensors_numpy.save_file(tensors, str(aside / "prompt.safetensors"))
+    with whole_folder(folder, OWNED, [CARD, TENSORS]) as aside:
+      (aside / TENSORS).write_bytes(written)
       text = json.dumps(card, indent=2, ensure_ascii=False)
-      (aside / "card.json").write_text(text + "\n", encoding="utf-8")
+      (aside / CARD).write_text(text + "\n", encoding="utf-8")
 
 
 def load(folder: Any) -> Product:
   """Reads a `prompt/` folder (or the MODEL_DIR that holds one), here or remote.
 
   Raises:
-    ValueError: if it is no such folder, or its files do not fit each other.
+    ValueError: if it is no such folder, or its files are damaged, do not fit each other
+      or hold what no prompt holds.
   """
   folder = at(folder)
-  if not (folder / "card.json").is_file() and (folder / "prompt").is_dir():
+  if not (folder / CARD).is_file() and (folder / "prompt").is_dir():
     folder = folder / "prompt"
-  for name in ("card.json", "prompt.safetensors"):
-    if not (folder / name).is_file():
+  for name in (CARD, TENSORS):
+    if not current(folder, name).is_file():
       raise ValueError(
         f"{str(folder)!r} holds no {name}. Give the folder `prompt/` of a run."
       )
+  card = cards.read(current(folder, CARD), FORMAT)
+  where = current(folder, TENSORS)
   try:
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    tensors = safetensors_numpy.load((folder / "prompt.safetensors").read_bytes())
+    data = where.read_bytes()
+    tensors = safetensors_numpy.load(data)
   except Exception as error:  # a damaged file raises whatever its reader raises
-    raise ValueError(f"{str(folder)!r} is damaged: {error}.") from error
-  try:
-    return _rebuilt(folder, card, tensors)
-  except ValueError:
-    raise
-  except Exception as error:  # a damaged card may describe anything
-    where = str(folder / "card.json")
-    raise ValueError(f"{where!r} is damaged: {error!r}.") from error
+    raise ValueError(f"{str(where)!r} is damaged: {error}.") from error
+  shapes = {name: list(value.shape) for name, value in tensors.items()}
+  digest = card.pop("digest", None)
+  if shapes != card["shapes"] or digest not in (None, hashlib.sha256(data).hexdigest()):
+    raise ValueError(
+      f"In {str(folder)!r}, {TENSORS} is not what {CARD} says: "
+      f"{_differ(shapes, card)}. Copy both files from the same run."
+    )
+  return _rebuilt(folder, card, tensors)
+
+
+def _differ(shapes: dict[str, Any], card: dict[str, Any]) -> str:
+  for name in sorted({*shapes, *card["shapes"]}):
+    there, said = shapes.get(name), card["shapes"].get(name)
+    if there != said:
+      return f"{name}: {there} there, {said} in the card"
+  return "other numbers of the same shapes"
 
 
 def _rebuilt(folder: Any, card: dict[str, Any], tensors: dict[str, Any]) -> Product:
-  if not isinstance(card, dict) or card.get("format") != FORMAT:
-    stated = card.get("format") if isinstance(card, dict) else card
-    raise ValueError(
-      f"{str(folder / 'card.json')!r} says format {stated!r}; this version reads "
-      f"{FORMAT!r}."
-    )
-  shapes = {name: list(value.shape) for name, value in tensors.items()}
-  if shapes != card["shapes"]:
-    raise ValueError(
-      f"In {str(folder)!r}, prompt.safetensors holds {shapes}, but card.json says "
-      f"{card['shapes']}. Copy both files from the same run."
-    )
-  for field in ("layout", "backbone"):
-    if not isinstance(card.get(field, {}), dict):
-      raise ValueError(f"In {str(folder / 'card.json')!r}, {field} is no object.")
-  trained = set(card.pop("trained"))
-  module = describe.rebuild(card.pop("module"))
+  where = str(folder / CARD)
+  try:
+    module = describe.rebuild(card.pop("module"))
+    _check_module(module)
+  except Exception as error:  # a damaged card may describe anything
+    raise ValueError(f"{where!r} describes no prompt: {error}") from error
+  trained = card.pop("trained")
+  for name, value in tensors.items():
+    _check_tensor(f"{str(folder / TENSORS)!r} holds {name!r}", value)
+    may = ["prompt"] if module is not None else ["backbone"]
+    if "backbone" in card.get("branches", []):
+      may.append("backbone")
+    if not any(within(name, branch) and name != branch for branch in may):
+      raise ValueError(
+        f"{str(folder / TENSORS)!r} holds {name!r}, but a product of this kind holds "
+        f"only {' and '.join(may)}. Take prompts from whom you trust."
+      )
   rest = {name: value for name, value in tensors.items() if name not in trained}
   return Product(
     module,
@@ -144,3 +213,25 @@ def _rebuilt(folder: Any, card: dict[str, Any], tensors: dict[str, Any]) -> Prod
     card,
     unflatten(rest),
   )
+
+
+def _check_module(module: Any) -> None:
+  """Refuses what is no prompt, or a prompt of parts that do not fit each other."""
+  if module is None:
+    return
+  lengths = module.lengths
+  whole = all(isinstance(value, int) for value in lengths.values())
+  if not whole or not set(lengths) <= {"encoder", "decoder"}:
+    raise ValueError(f"it reserves {lengths}.")
+  for fact in (module.needs, module.external_width, module.encoded):
+    hash(fact)
+
+
+def _check_tensor(what: str, value: Any) -> None:
+  if value.dtype.kind != "f":
+    raise ValueError(f"{what} of the type {value.dtype}; a prompt holds float32.")
+  if not np.isfinite(value).all():
+    raise ValueError(
+      f"{what}, which holds a number that is not finite. A run that diverged, or a "
+      "damaged file: take an earlier one."
+    )

@@ -17,7 +17,7 @@ import numpy as np
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import Leaf, unrolled
-from prompt_tuning.core.files import whole_folder
+from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.interop import places, shards
 from prompt_tuning.interop.hugging_names import name_here, names_there
 from prompt_tuning.interop.lazy import BLOCK_BYTES, Lazy, UnreadableError, transposed
@@ -197,7 +197,7 @@ def write(
   """Writes config.json and safetensors that transformers loads.
 
   Args:
-    folder: replaced if it exists; whole or not at all.
+    folder: see `core.folders.whole_folder`.
     backbone: architecture. params: its weights, scanned or not.
     vocabulary: SentencePiece file to put beside them as spiece.model.
     dtype: cast the weights (loses precision where it is narrower), None to keep theirs.

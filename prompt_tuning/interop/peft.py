@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from prompt_tuning.core.files import whole_folder
+from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.interop.source import UnreadableError
 from prompt_tuning.interop.tables import Tables, checked
 
@@ -116,7 +116,8 @@ def write_prompt(
   """Writes a PROMPT_TUNING adapter.
 
   Args:
-    folder: replaced if it exists. vectors_PH: in front of the encoder's input.
+    folder: see `core.folders.whole_folder`.
+    vectors_PH: in front of the encoder's input.
     base_model: name or folder of the model in Hugging Face's format, for its card.
   """
   fields = {
@@ -139,7 +140,7 @@ def write_prefix(
   """Writes a PREFIX_TUNING adapter.
 
   Args:
-    folder: replaced if it exists.
+    folder: see `core.folders.whole_folder`.
     kv_GPJ: keys and values of the decoder's layers. heads: N.
     base_model: see `write_prompt`.
 

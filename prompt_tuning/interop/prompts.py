@@ -166,7 +166,7 @@ def write_peft(
   """Writes an adapter of PEFT: PROMPT_TUNING, or PREFIX_TUNING of the decoder.
 
   Args:
-    folder: replaced if it exists. prompt: see `fold` and `peft.write_prefix`.
+    folder: see `core.folders.whole_folder`. prompt: see `fold` and `peft.write_prefix`.
     base_model: name or folder of the model in Hugging Face's format, for its card.
   """
   found = fixed(prompt)
@@ -178,10 +178,16 @@ def write_peft(
 
 
 def write_numpy(path: str | pathlib.Path, prompt: Product) -> None:
-  """Writes the vectors as upstream's prompt-tuning reads them."""
+  """Writes the vectors as upstream's prompt-tuning reads them.
+
+  Raises:
+    ValueError: if the file exists with other content: an array says nothing of who
+      wrote it.
+  """
   vectors_PH, written = fold(prompt), io.BytesIO()
   np.save(written, vectors_PH, allow_pickle=False)
-  files.write_bytes(path, written.getvalue())
+  data = written.getvalue()
+  files.write_bytes(path, data, lambda there: files.head(there, len(data) + 1) == data)
 
 
 def write_t5x(

@@ -26,7 +26,7 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import stablehlo
 
-from prompt_tuning.core.files import whole_folder
+from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.data.task import MARK
 from prompt_tuning.interop import serving_export
 from prompt_tuning.interop.serving import ROUND
@@ -100,7 +100,7 @@ def _decode_bytes(ids: Tensor) -> Tensor:
 
 
 def write(folder: str | pathlib.Path, made: Servable) -> None:
-  """Writes the SavedModel; `folder` is replaced if it exists.
+  """Writes the SavedModel; see `core.folders.whole_folder`.
 
   Raises:
     ValueError: if TensorFlow is missing.

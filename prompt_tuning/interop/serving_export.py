@@ -26,8 +26,9 @@ import jax.numpy as jnp
 from jax import export
 from safetensors import flax as safetensors_flax
 
-from prompt_tuning.core.files import whole_folder
+from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.data import vocabularies
+from prompt_tuning.interop import serving_files
 from prompt_tuning.interop.serving_files import CARD, PROGRAM, WEIGHTS, card_digest
 from prompt_tuning.interop.serving_programs import Servable
 
@@ -91,14 +92,20 @@ def vocabulary(held: Any) -> tuple[dict[str, str] | None, bytes | None]:
 
 
 def write(folder: str | pathlib.Path, made: Servable) -> None:
-  """Writes the artifact; `folder` is replaced if it exists."""
+  """Writes the artifact.
+
+  What else the folder holds stays; an artifact that was written there is replaced.
+
+  Raises:
+    ValueError: if a file that is not ours stands in the way.
+  """
   lowered = lower(made)
   said, model = vocabulary(made.vocabulary)
   results = {
     name: jax.tree.unflatten(program.out_tree, program.out_avals)
     for name, program in lowered.items()
   }
-  with whole_folder(folder) as aside:
+  with whole_folder(folder, owned, [CARD, WEIGHTS]) as aside:
     for name, program in lowered.items():
       (aside / PROGRAM.format(name)).write_bytes(program.serialize())
     safetensors_flax.save_file(made.weights, str(aside / WEIGHTS))
@@ -108,6 +115,15 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
     card |= interface(made, results)
     card["files"] = {path.name: digest(path) for path in sorted(aside.iterdir())}
     write_card(aside, card)
+
+
+def owned(folder: pathlib.Path) -> list[str]:
+  """Files of an artifact that stands in a folder, and may be replaced."""
+  try:
+    card = serving_files.read_card(folder)
+  except ValueError:
+    return []
+  return [CARD, *card["files"]]
 
 
 def digest(path: pathlib.Path) -> str:

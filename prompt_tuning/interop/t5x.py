@@ -7,6 +7,7 @@ and folders is of the machine that wrote it, and is not followed.
 
 import pathlib
 import re
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import tensorstore as ts
 
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.stacking import unrolled
-from prompt_tuning.core.files import whole_folder
+from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.core.trainable import unflatten
 from prompt_tuning.interop import msgpack_places, places, stores, t5x_names
 from prompt_tuning.interop.lazy import (
@@ -262,13 +263,17 @@ def write_orbax(
   leaves = unrolled(params).items()
   weights = unflatten({name: np.asarray(leaf.read()) for name, leaf in leaves})
   state = {"step": np.int32(step), "param_states": {}}
+  name = f"checkpoint_{step}"
   options = ocp.CheckpointManagerOptions(step_prefix="checkpoint", create=True)
-  place = pathlib.Path(folder).absolute()
-  with ocp.CheckpointManager(place, options=options, item_names=("state",)) as manager:
-    tree = ocp.args.PyTreeSave({"target": weights, "state": state})
-    manager.save(step, args=ocp.args.Composite(state=tree), force=True)
-    manager.wait_until_finished()
-  return place / f"checkpoint_{step}"
+  place = pathlib.Path(folder) / name
+  with whole_folder(place) as aside, tempfile.TemporaryDirectory(dir=aside) as near:
+    with ocp.CheckpointManager(near, options=options, item_names=("state",)) as manager:
+      tree = ocp.args.PyTreeSave({"target": weights, "state": state})
+      manager.save(step, args=ocp.args.Composite(state=tree), force=True)
+      manager.wait_until_finished()
+    for path in (pathlib.Path(near) / name).iterdir():
+      path.rename(aside / path.name)
+  return place
 
 
 def _packed(value: Any) -> bytes:

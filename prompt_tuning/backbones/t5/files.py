@@ -21,11 +21,14 @@ from prompt_tuning.backbones.t5 import int8
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import unrolled, unstack_layers
-from prompt_tuning.core.files import whole_folder
+from prompt_tuning.core.folders import stated, whole_folder
 from prompt_tuning.core.trainable import flatten
 
 FORMAT = "prompt_tuning/t5"
 VOCABULARY = "spiece.model"
+WEIGHTS = "model.safetensors"
+# What stands in a folder that this library saved, and may be replaced.
+OWNED = stated("config.json", {"format": FORMAT}, [WEIGHTS, VOCABULARY])
 
 
 def save(
@@ -38,23 +41,24 @@ def save(
   """Writes a backbone (unrolled layers), whole or not at all.
 
   Args:
-    folder: replaced if it exists.
+    folder: made if it does not exist; what else it holds stays, and a backbone that
+      was saved there before is replaced.
     backbone: the architecture. params: its weights.
     vocabulary: SentencePiece file to put beside the weights.
     dtype: cast the weights (bfloat16 halves the file and rounds to 8 bits).
 
   Raises:
-    ValueError: for weights held as int8.
+    ValueError: for weights held as int8, or files in the way that are not ours.
   """
   int8.refuse(params, f"Saving to {str(folder)!r}")
   config = dataclasses.replace(backbone.config, scan_layers=False)
   weights = flatten(unstack_layers(params))
   if dtype is not None:
     weights = {name: jnp.asarray(value, dtype) for name, value in weights.items()}
-  with whole_folder(folder) as aside:
+  with whole_folder(folder, OWNED, ["config.json", WEIGHTS]) as aside:
     text = json.dumps({"format": FORMAT, **config.to_json()}, indent=2)
     (aside / "config.json").write_text(text + "\n")
-    safetensors_flax.save_file(weights, str(aside / "model.safetensors"))
+    safetensors_flax.save_file(weights, str(aside / WEIGHTS))
     if vocabulary is not None:
       shutil.copyfile(vocabulary, aside / VOCABULARY)
 
