@@ -33,6 +33,10 @@ WANTED = (
 )
 
 
+# How a report and a list of arrays begin, by which one that may be replaced is known.
+JSON, INFO = files.begins(b'{\n  "topology"'), files.begins(b"parameters ")
+
+
 @dataclasses.dataclass(frozen=True)
 class Flags:
   """Attributes:
@@ -125,11 +129,16 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
 def report(flags: Flags, recipe_flags: Sequence[str]) -> dict[str, Any]:
   """Compiles what was asked for; the report as plain data."""
   config.parse_flags(recipe_flags, "prompt_tuning.precompile", check=False)
+  # What takes minutes shall not end at a file that is not ours to replace.
+  for path, ours in ((flags.json, JSON), (flags.model_info, INFO)):
+    if path:
+      files.check_replaceable(path, ours)
   chip, devices = chips.topology(flags.topology)
   asked = job(None, devices)
   if flags.model_info:
     recipe = asked.recipe, asked.transform, asked.place, asked.places
-    files.write_text(flags.model_info, info_text(asked.model, asked.params, *recipe))
+    text = info_text(asked.model, asked.params, *recipe)
+    files.write_text(flags.model_info, text, INFO)
   found = budget.measure(asked, chip, flags.programs)
   found = {"topology": flags.topology, "chips": len(devices), **found}
   if flags.search:
@@ -160,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   print(budget.table(found))
   if flags.json:
     text = json.dumps(found, indent=2) + "\n"
-    files.write_text(flags.json, text)
+    files.write_text(flags.json, text, JSON)
     print(f"report: {flags.json}")
 
 

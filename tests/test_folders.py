@@ -175,10 +175,10 @@ def test_only_what_was_written_aside_is_swept(tmp_path):
 def test_a_file_is_written_over_ours_alone(tmp_path):
   path = tmp_path / "report.json"
   files.write_text(path, "ours 1")
-  files.write_text(path, "ours 2", lambda path: files.head(path, 4) == b"ours")
+  files.write_text(path, "ours 2", files.begins(b"ours"))
   path.write_text("mine")
   with pytest.raises(ValueError, match="nothing in it says that this library wrote it"):
-    files.write_text(path, "ours 3", lambda path: files.head(path, 4) == b"ours")
+    files.write_text(path, "ours 3", files.begins(b"ours"))
   assert path.read_text() == "mine"
   (tmp_path / "folder").mkdir()
   os.mkfifo(tmp_path / "pipe")

@@ -336,3 +336,14 @@ def test_what_the_compiler_has_no_room_for_does_not_fit(said):
   assert not found["fits"] and found["bytes_per_chip"] == int(23.74 * 2**30)
   with pytest.raises(ValueError, match="refused"):
     budget._too_large(RuntimeError("INTERNAL: something else"), chip, 1.0)
+
+
+@pytest.mark.parametrize("flag", ["json", "model_info"])
+def test_a_report_replaces_no_file_of_another_kind(tmp_path, capsys, flag):
+  (tmp_path / "toy.gin").write_text(TOY)
+  (tmp_path / "mine").write_text("mine")
+  command = [f"--gin_file={tmp_path}/toy.gin", "--topology=cpu:1"]
+  with pytest.raises(SystemExit):
+    precompile.main([*command, f"--{flag}={tmp_path}/mine"])
+  assert "nothing in it says that this library wrote it" in capsys.readouterr().err
+  assert (tmp_path / "mine").read_text() == "mine"

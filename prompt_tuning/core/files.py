@@ -120,6 +120,11 @@ def check_replaceable(path: Any, ours: Ours | None = None) -> None:
   )
 
 
+def begins(start: bytes) -> Ours:
+  """A file is ours if it begins with these bytes."""
+  return lambda path: head(path, len(start)) == start
+
+
 def head(path: Any, size: int = 4096) -> bytes:
   """The first bytes of a file, with which `Ours` is often decided; none of no file."""
   try:

@@ -23,8 +23,11 @@ import jax
 
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import train as train_verb
+from prompt_tuning.core import files as core_files
 from prompt_tuning.engine import compilation, config, product
 
+# How a table of ours begins, which a later demonstration replaces.
+TABLE = core_files.begins(b'[\n  {\n    "method"')
 RUNS = (
   ("unprompted", "the frozen model as it is"),
   ("prompt_tuning", "plain prompt"),
@@ -80,6 +83,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/demo"))
   folder = parser.parse_args().output
+  core_files.check_replaceable(folder / "table.json", TABLE)
   logging.getLogger("absl").setLevel(logging.ERROR)
   compilation.keep()
   rows = []
@@ -89,7 +93,8 @@ def main() -> None:
   print("\nSentiment of a sentence (negative, positive), accuracy in %,")
   print(f"{jax.devices()[0].device_kind}; best of validation, then test once:\n")
   print(table(rows))
-  (folder / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+  text = json.dumps(rows, indent=2) + "\n"
+  core_files.write_text(folder / "table.json", text, TABLE)
   best = folder / "instance"
   print(f"\nprompt       {best / 'prompt'}")
   print(f"predictions  {best / 'eval' / 'predictions-test.jsonl'}")
