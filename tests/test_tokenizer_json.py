@@ -16,7 +16,7 @@ import tokenizer_tools  # noqa: E402
 
 import prompt_tuning as pt  # noqa: E402
 from prompt_tuning import export  # noqa: E402
-from prompt_tuning.data import tokenizer_json, vocabularies  # noqa: E402
+from prompt_tuning.data import tokenizer_files, tokenizer_json, vocabularies  # noqa: E402
 from prompt_tuning.interop import huggingface, savedmodel, serving  # noqa: E402
 from prompt_tuning.interop.load import load  # noqa: E402
 
@@ -132,8 +132,26 @@ def test_sentinels_are_those_of_a_sentencepiece_file(t5, vocabulary_file):
 
 
 def test_no_sentinels_are_said(folders):
-  with pytest.raises(ValueError, match="hold no sentinel <extra_id_0>"):
+  with pytest.raises(ValueError, match="hold no sentinels <extra_id_0>"):
     vocabularies.first_sentinel(of(folders["word_piece"]))
+
+
+def test_sentinels_that_count_up_are_none(t5, tmp_path):
+  fields = json.loads((t5 / "tokenizer.json").read_text())
+  pieces = fields["model"]["vocab"]
+  pieces[8000:8100] = reversed(pieces[8000:8100])
+  for token in fields["added_tokens"]:
+    if 8000 <= token["id"] < 8100:
+      token["id"] = 16099 - token["id"]
+  (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+  ours = of(tmp_path)
+  assert ours.encode("<extra_id_0>") == [8000] and ours.first_sentinel is None
+
+
+def test_text_that_is_none(folders):
+  for folder in folders.values():
+    with pytest.raises(ValueError, match=r"tokenizer.json' cannot encode 'a \\ud800'"):
+      of(folder).encode("a \ud800")
 
 
 def test_a_vocabulary_of_seqio(t5, tmp_path):
@@ -142,6 +160,7 @@ def test_a_vocabulary_of_seqio(t5, tmp_path):
   ours = of(t5)
   theirs = vocabularies.for_seqio(ours)
   assert (theirs.vocab_size, theirs.pad_id, theirs.eos_id) == (8101, 0, 1)
+  assert vocabularies.first_sentinel(theirs) == 8099
   texts = tokenizer_tools.texts(20, seed=3)
   found = tf.data.Dataset.from_tensor_slices(texts).map(theirs.encode_tf)
   for text, ids in zip(texts, found, strict=True):
@@ -343,6 +362,6 @@ assert "tensorflow" not in sys.modules and "seqio" not in sys.modules
 
 def test_a_missing_library_is_named(t5, monkeypatch):
   monkeypatch.setitem(sys.modules, "tokenizers", None)
-  tokenizer_json._read.cache_clear()
+  tokenizer_files._read.cache_clear()
   with pytest.raises(ValueError, match="read with the package `tokenizers`"):
     of(t5)

@@ -189,10 +189,10 @@ def from_file(path: str, extra_ids: int = EXTRA_IDS) -> Vocabulary:
   Raises:
     ValueError: if there is no such file, or it is a tokenizer.json that is damaged.
   """
-  from prompt_tuning.data import tokenizer_json
+  from prompt_tuning.data import tokenizer_files, tokenizer_json
 
   found = locate(path)
-  if tokenizer_json.is_one(found):
+  if tokenizer_files.is_one(found):
     made = tokenizer_json.TokenizerJson(found)
     made.check()
     return made
@@ -235,7 +235,10 @@ def first_sentinel(vocabulary: Any) -> int:
   """
   found = getattr(vocabulary, "first_sentinel", vocabulary.vocab_size - 1)
   if found is None:
-    raise ValueError(f"{vocabulary} hold no sentinel <extra_id_0>.")
+    raise ValueError(
+      f"{vocabulary} hold no sentinels <extra_id_0>, <extra_id_1>, ... whose ids count "
+      "down. Bind `VOCABULARY` to a T5's."
+    )
   return found
 
 

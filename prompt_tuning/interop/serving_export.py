@@ -29,7 +29,7 @@ from safetensors import flax as safetensors_flax
 
 from prompt_tuning.core import files
 from prompt_tuning.core.files import whole_folder
-from prompt_tuning.data import tokenizer_json, vocabularies
+from prompt_tuning.data import tokenizer_files, tokenizer_json, vocabularies
 from prompt_tuning.interop.serving_files import CARD, PROGRAM, WEIGHTS, card_digest
 from prompt_tuning.interop.serving_programs import Servable
 
@@ -90,7 +90,7 @@ def vocabulary(held: Any) -> tuple[dict[str, str] | None, bytes | None]:
   if isinstance(held, vocabularies.SentencePiece):
     return {"kind": "sentencepiece", "file": VOCABULARY}, held.sp_model
   if isinstance(held, tokenizer_json.TokenizerJson):
-    said = {"kind": "tokenizers", "file": tokenizer_json.NAME}
+    said = {"kind": "tokenizers", "file": tokenizer_files.NAME}
     return said, files.at(held.path).read_bytes()
   return None, None
 

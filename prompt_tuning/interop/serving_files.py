@@ -103,9 +103,9 @@ def read_vocabulary(
   if said["kind"] == "bytes":
     return Pieces(_encode_bytes, _decode_bytes)
   if said["kind"] == "tokenizers":
-    from prompt_tuning.data import tokenizer_json
+    from prompt_tuning.data import tokenizer_files
 
-    tokens = tokenizer_json.read(str(folder / pathlib.PurePath(said["file"]).name))
+    tokens = tokenizer_files.read(str(folder / pathlib.PurePath(said["file"]).name))
     return Pieces(tokens.encode, lambda ids: tokens.decode(ids).strip())
   import sentencepiece
 

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from prompt_tuning.core import files
-from prompt_tuning.data import tokenizer_json, vocabularies
+from prompt_tuning.data import tokenizer_files, vocabularies
 from prompt_tuning.interop import places
 from prompt_tuning.interop.lazy import UnreadableError
 
@@ -58,7 +58,7 @@ def of_file(where: str, rows: int) -> Any:
   if where == "bytes":
     return vocabularies.byte()
   try:
-    if tokenizer_json.is_one(where):
+    if tokenizer_files.is_one(where):
       return vocabularies.from_file(where)
     found = vocabularies.sentencepiece(where)
     plain = vocabularies.sentencepiece(where, extra_ids=0)
@@ -84,19 +84,22 @@ def beside(where: str, rows: int) -> Any:
   added = [token for token in _added(where) if not found.holds(token)]
   if not added:
     return found
-  place = files.at(where).parent / tokenizer_json.NAME
+  place = files.at(where).parent / tokenizer_files.NAME
   if place.is_file():
     return of_file(str(place), rows)
   raise UnreadableError(
     f"The files beside {where!r} say that tokens were added ({added[0]!r}), which it "
     "does not hold. Load the tokenizer with a current Transformers and save it again: "
-    f"that writes a {tokenizer_json.NAME} with them."
+    f"that writes a {tokenizer_files.NAME} with them."
   )
 
 
 def _added(where: str) -> list[str]:
   try:
-    return tokenizer_json.added_beside(where)
+    return [
+      *tokenizer_files.added_beside(where),
+      *tokenizer_files.added_within(where),
+    ]
   except ValueError as error:
     raise UnreadableError(str(error)) from error
 
@@ -139,11 +142,11 @@ def path_of(vocabulary: Any) -> str | None:
 def write(folder: pathlib.Path, where: str) -> None:
   """Copies a vocabulary's file, and what says more of it, under Transformers' names."""
   place = places.find(where)
-  if not tokenizer_json.is_one(str(place)):
+  if not tokenizer_files.is_one(str(place)):
     (folder / SENTENCEPIECE).write_bytes(place.read_bytes())
     return
-  (folder / tokenizer_json.NAME).write_bytes(place.read_bytes())
-  for name in tokenizer_json.BESIDE:
+  (folder / tokenizer_files.NAME).write_bytes(place.read_bytes())
+  for name in tokenizer_files.BESIDE:
     if (place.parent / name).is_file():
       fields = places.read_json(place.parent / name)
       # It names code that is not copied.
