@@ -57,16 +57,18 @@ def of_file(where: str, rows: int) -> Any:
   """
   if where == "bytes":
     return vocabularies.byte()
+  kind = "SentencePiece model"
   try:
     if tokenizer_files.is_one(where):
+      kind = tokenizer_files.NAME
       return vocabularies.from_file(where)
     found = vocabularies.sentencepiece(where)
     plain = vocabularies.sentencepiece(where, extra_ids=0)
     return plain if plain.vocab_size <= rows < found.vocab_size else found
   except ValueError as error:
     raise UnreadableError(str(error)) from error
-  except Exception as error:  # sentencepiece raises RuntimeError, TensorFlow its own
-    raise UnreadableError(f"{where!r} is no SentencePiece model: {error}.") from error
+  except Exception as error:  # sentencepiece raises RuntimeError, remote places theirs
+    raise UnreadableError(f"{where!r} is no {kind}: {error}.") from error
 
 
 def beside(where: str, rows: int) -> Any:
