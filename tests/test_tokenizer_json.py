@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import gin
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ import tokenizer_tools  # noqa: E402
 import prompt_tuning as pt  # noqa: E402
 from prompt_tuning import export  # noqa: E402
 from prompt_tuning.data import tokenizer_files, tokenizer_json, vocabularies  # noqa: E402
+from prompt_tuning.engine import config  # noqa: E402
 from prompt_tuning.interop import huggingface, savedmodel, serving  # noqa: E402
 from prompt_tuning.interop.load import load  # noqa: E402
 
@@ -249,6 +251,27 @@ def test_vocabulary_of_load_model(saved, t5, tiny_folder, vocabulary_file, tmp_p
     pt.load_model(str(tmp_path / "bare"))
   held = pt.load_model(str(tmp_path / "bare"), vocabulary=vocabulary_file)
   assert held.loaded.vocabulary.vocab_size == 8100
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "spiece.model"])
+def test_a_file_bound_in_gin(name, t5, vocabulary_file):
+  path = vocabulary_file if name == "spiece.model" else str(t5 / name)
+  gin.clear_config()
+  try:
+    gin.parse_config(
+      [
+        "from __gin__ import dynamic_registration",
+        "from prompt_tuning.data import vocabularies",
+        "VOCABULARY = @vocabularies.from_file()",
+        f"vocabularies.from_file.path = {path!r}",
+      ]
+    )
+    held = config.macro("VOCABULARY")
+  finally:
+    gin.clear_config()
+  kind = {"tokenizer.json": tokenizer_json.TokenizerJson}
+  assert isinstance(held, kind.get(name, vocabularies.SentencePiece))
+  assert held.path == path and held.encode("lovely evening") == [524, 41, 1259]
 
 
 def test_other_marks_are_no_t5s(saved, tmp_path):
