@@ -36,6 +36,9 @@ REQUIRES = [
   "tensorflow>=2.19,<2.22; platform_machine != 'x86_64'",
   "tensorboard>=2.19,<3",  # clu's summary writer imports it
   "sentencepiece>=0.2,<0.3",  # vocabularies
+  # tokenizer.json, all that current releases of transformers write (a wheel of 3 MB;
+  # every minor release within the bounds was run)
+  "tokenizers>=0.20.3,<0.24",
   "flatbuffers>=24,<27",  # programs that jax.export writes
   "safetensors>=0.5,<1",  # weights and prompts that hold no code
   "numpy>=1.26,<3",

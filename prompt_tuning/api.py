@@ -27,6 +27,7 @@ from prompt_tuning.engine import score as scoring
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import prompts
 from prompt_tuning.interop.load import Loaded, load
+from prompt_tuning.interop.vocabulary import located
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.text import Greedy
 
@@ -95,6 +96,7 @@ def load_model(
   path_or_name: str = "mini",
   dtype: str | None = None,
   weights_dtype: str | None = None,
+  vocabulary: Any = None,
 ) -> Model:
   """A backbone by name ("mini" comes with the library) or by folder.
 
@@ -103,9 +105,15 @@ def load_model(
     dtype: of activations, "float32" or "bfloat16"; None for float32.
     weights_dtype: to cast the weights to as they are read ("int8" for the matrices of a
       frozen model); None keeps the stored one.
+    vocabulary: path of a spiece.model or a tokenizer.json, "bytes", or a vocabulary of
+      `data.vocabularies` or SeqIO; None takes the one beside the weights.
+
+  Raises:
+    ValueError: if a file is missing, damaged, or does not fit the others.
   """
   compilation.keep()
-  loaded = load(path_or_name, weights_dtype=weights_dtype)
+  vocabulary = located(vocabulary, "vocabulary")
+  loaded = load(path_or_name, vocabulary=vocabulary, weights_dtype=weights_dtype)
   if dtype is not None:
     bound = dataclasses.replace(loaded.backbone.config, dtype=dtype)
     backbone = dataclasses.replace(loaded.backbone, config=bound)

@@ -129,7 +129,7 @@ def test_load_takes_an_upstream_checkpoint_and_a_bound_vocabulary(vocabulary_fil
   from prompt_tuning.data import vocabularies
 
   checkpoint = str(SHARED / "t5x_tiny_checkpoint")
-  with pytest.raises(ValueError, match="holds no spiece.model; bind `VOCABULARY`"):
+  with pytest.raises(ValueError, match="holds no spiece.model and no token"):
     load(checkpoint)
   with pytest.raises(ValueError, match="8100 ids, but the backbone .* has 32128 rows"):
     load(checkpoint, vocabulary=vocabularies.sentencepiece(vocabulary_file))

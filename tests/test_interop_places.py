@@ -196,6 +196,24 @@ def test_remote_folders(kind, bucket, weights, vocabulary_file):
       open_source(places.find("gs://bucket/none"))
 
 
+def test_a_remote_tokenizer_json(bucket, vocabulary_file):
+  pytest.importorskip("tokenizers")
+  import tokenizer_tools
+
+  root, mounted = bucket
+  saved(root / "model", 8101, None)
+  tokenizer_tools.t5(root / "model", vocabulary_file, added=["<new>"])
+  with mounted:
+    loaded = load("gs://bucket/model")
+    assert loaded.vocabulary_path == "gs://bucket/model/tokenizer.json"
+    assert loaded.vocabulary.encode("<new>") == [8100]
+    huggingface.write(
+      root / "again", loaded.backbone, loaded.params, "gs://bucket/model/tokenizer.json"
+    )
+  names = {path.name for path in (root / "again").iterdir()}
+  assert {"tokenizer.json", "tokenizer_config.json"} < names
+
+
 def test_remote_errors_and_unknown_places(bucket):
   """Remote file systems have error types of their own."""
 

@@ -189,7 +189,7 @@ class SpanCorruption(_TextFiles):
 
   def build(self, vocabulary: Vocabulary) -> seqio.Task:
     vocabulary = vocabularies.for_seqio(vocabulary)
-    first = vocabulary.vocab_size - 1
+    first = vocabularies.first_sentinel(vocabulary)
 
     @seqio.map_over_dataset(num_seeds=2)
     def corrupt(example, seeds):

@@ -1,6 +1,6 @@
-"""Vocabularies: a SentencePiece file or UTF-8 bytes.
+"""Vocabularies: a SentencePiece file, UTF-8 bytes, or a file of `tokenizer_json`.
 
-They give the ids and texts of SeqIO's vocabularies of the same names, but importing
+The first two give the ids and texts of SeqIO's of the same names, but importing
 SeqIO imports TensorFlow, which takes longer than all else that a short run needs. So
 they turn into SeqIO's own where a SeqIO task is built.
 """
@@ -8,18 +8,23 @@ they turn into SeqIO's own where a SeqIO task is built.
 import abc
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from prompt_tuning.core import files
+
 # T5 keeps this many sentinel ids above the pieces.
 EXTRA_IDS = 100
+# What a folder's vocabulary is called; the first that is there counts.
+NAMES = ("spiece.model", "sentencepiece.model", "tokenizer.json")
 BYTES = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary(abc.ABC):
-  """What both have in common: 0 pads, 1 ends, 2 is unknown."""
+  """What all have in common; unless one says otherwise 0 pads, 1 ends, 2 is unknown."""
 
   pad_id = 0
   bos_id = None
@@ -88,13 +93,19 @@ class SentencePiece(Vocabulary):
   def vocab_size(self) -> int:
     return self._pieces.get_piece_size()
 
+  def holds(self, token: str) -> bool:
+    """Whether one piece, or one sentinel, is this token."""
+    names = (token, f"\u2581{token}")
+    ids = (self._pieces.piece_to_id(name) for name in names)
+    return any(self._pieces.id_to_piece(i) in names for i in ids)
+
   def encode(self, text: str) -> list[int]:
     return self._pieces.encode(text)
 
   def decode(self, ids: Iterable[int]) -> str:
     size, unknown = self.vocab_size, self.unk_id
     known = [int(i) if i < size else unknown for i in ids]
-    return self._pieces.decode(_up_to_end(known, self.eos_id))
+    return self._pieces.decode(up_to_end(known, self.eos_id))
 
   def for_seqio(self) -> Any:
     import seqio
@@ -119,7 +130,7 @@ class Bytes(Vocabulary):
     return [byte + self.unk_id + 1 for byte in text.encode("utf-8")]
 
   def decode(self, ids: Iterable[int]) -> str:
-    values = [int(i) - self.unk_id - 1 for i in _up_to_end(list(ids), self.eos_id)]
+    values = [int(i) - self.unk_id - 1 for i in up_to_end(list(ids), self.eos_id)]
     return bytes(v for v in values if 0 <= v < BYTES).decode("utf-8", errors="ignore")
 
   def for_seqio(self) -> Any:
@@ -140,7 +151,8 @@ def _path(path: str) -> Any:
   return epath.Path(path)
 
 
-def _up_to_end(ids: list[int], end: int) -> list[int]:
+def up_to_end(ids: list[int], end: int) -> list[int]:
+  """Ids up to the first end mark, that included."""
   return ids[: ids.index(end) + 1] if end in ids else ids
 
 
@@ -165,6 +177,71 @@ def byte(extra_ids: int = 125) -> Vocabulary:
   return Bytes(extra_ids)
 
 
+def from_file(path: str, extra_ids: int = EXTRA_IDS) -> Vocabulary:
+  """The vocabulary of a file, whichever kind it is.
+
+  Args:
+    path: of a tokenizer.json, of a SentencePiece model, or of a folder with one of
+      them, local or not.
+    extra_ids: how many sentinels stand above the pieces of a SentencePiece model; a
+      tokenizer.json holds its own.
+
+  Raises:
+    ValueError: if there is no such file, or it is a tokenizer.json that is damaged.
+  """
+  from prompt_tuning.data import tokenizer_files, tokenizer_json
+
+  found = locate(path)
+  if tokenizer_files.is_one(found):
+    made = tokenizer_json.TokenizerJson(found)
+    made.check()
+    return made
+  return sentencepiece(found, extra_ids)
+
+
+def locate(path: Any, argument: str = "VOCABULARY") -> str:
+  """The vocabulary's file, which a path names or its folder holds.
+
+  Args:
+    argument: what the caller knows the path by, for messages.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  if not isinstance(path, (str, os.PathLike)):
+    raise ValueError(f"`{argument}` must be the path of a file, got {path!r}.")
+  place = files.at(os.fspath(path))
+  if place.is_file():
+    return str(place)
+  found = [str(place / name) for name in NAMES if (place / name).is_file()]
+  if found:
+    return found[0]
+  what = "holds no vocabulary" if place.is_dir() else "is no regular file"
+  what = what if place.exists() else "does not exist"
+  raise ValueError(
+    f"`{argument}` is {str(path)!r}, which {what}. Give the path of the backbone's "
+    "SentencePiece model (often named spiece.model) or of its tokenizer.json."
+  )
+
+
+def first_sentinel(vocabulary: Any) -> int:
+  """The id of `<extra_id_0>`; the others count down from it.
+
+  Args:
+    vocabulary: ours or SeqIO's.
+
+  Raises:
+    ValueError: if it has no sentinels.
+  """
+  found = getattr(vocabulary, "first_sentinel", vocabulary.vocab_size - 1)
+  if found is None:
+    raise ValueError(
+      f"{vocabulary} hold no sentinels <extra_id_0>, <extra_id_1>, ... whose ids count "
+      "down. Bind `VOCABULARY` to a T5's."
+    )
+  return found
+
+
 def for_seqio(vocabulary: Any) -> Any:
   """A vocabulary for SeqIO's own pipelines: ours as SeqIO's, SeqIO's as they are."""
   return vocabulary.for_seqio() if isinstance(vocabulary, Vocabulary) else vocabulary
@@ -186,6 +263,6 @@ def decode(vocabulary: Vocabulary, ids: list[int]) -> str:
   for piece in ids:
     if piece == vocabulary.eos_id:
       break
-    if piece > 0:
+    if piece >= 0 and piece != vocabulary.pad_id:
       kept.append(int(piece))
   return vocabulary.decode(kept).strip()

@@ -12,7 +12,14 @@ from prompt_tuning.interop import pickles
 from prompt_tuning.interop.lazy import UnreadableError
 
 _ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?")
-BESIDE = ["config.json", "tokenizer_config.json", "spiece.model"]
+BESIDE = [
+  "config.json",
+  "spiece.model",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+]
 SAFE = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 PICKLED = [
   "pytorch_model.bin",

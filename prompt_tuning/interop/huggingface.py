@@ -19,6 +19,7 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import Leaf, unrolled
 from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.interop import places, shards
+from prompt_tuning.interop import vocabulary as vocabulary_files
 from prompt_tuning.interop.hugging_names import name_here, names_there
 from prompt_tuning.interop.lazy import BLOCK_BYTES, Lazy, UnreadableError, transposed
 from prompt_tuning.interop.source import Source, config_of
@@ -199,7 +200,7 @@ def write(
   Args:
     folder: see `core.folders.whole_folder`.
     backbone: architecture. params: its weights, scanned or not.
-    vocabulary: SentencePiece file to put beside them as spiece.model.
+    vocabulary: SentencePiece file or tokenizer.json to put beside them.
     dtype: cast the weights (loses precision where it is narrower), None to keep theirs.
     shard_bytes: of one file at most, but for a single larger array; larger models are
       sharded, and one shard at a time is held in this format.
@@ -218,7 +219,7 @@ def write(
     (aside / "config.json").write_text(text, encoding="utf-8")
     shards.save(aside, weights, shard_bytes)
     if vocabulary is not None:
-      (aside / "spiece.model").write_bytes(places.find(str(vocabulary)).read_bytes())
+      vocabulary_files.write(aside, str(vocabulary))
 
 
 def _maker(leaf: Leaf, turned: bool, dtype: Any) -> Callable[[], np.ndarray]:

@@ -10,19 +10,23 @@ import jax
 
 from prompt_tuning.backbones.t5 import files, int8
 from prompt_tuning.backbones.t5.stacking import unrolled
-from prompt_tuning.data import vocabularies
 from prompt_tuning.interop import huggingface, lazy, own, places, source, t5x
+from prompt_tuning.interop.vocabulary import (
+  beside,
+  check_vocabulary,
+  located,
+  made,
+  path_of,
+)
 
 MINI = pathlib.Path(__file__).resolve().parent.parent / "demo" / "mini"
-# Rows beyond the ids: to a multiple of 128, and 100 or 125 sentinels.
-PADDING = 255
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
   """Attributes:
   backbone: pure functions (`backbones.t5.backbone.T5`).
-  params: its weights. vocabulary: its SeqIO vocabulary.
+  params: its weights. vocabulary: its own, ours or SeqIO's.
   name: what the user called it. vocabulary_path: file of the vocabulary, if any.
   stored: the arrays in the files, where `params` holds them as int8; else None.
   """
@@ -58,7 +62,8 @@ def load(
       remote (gs://...), or `owner/name` of the Hugging Face Hub; None for random
       weights.
     backbone: architecture that the folder must have, with switches to apply.
-    vocabulary: SeqIO vocabulary; None takes spiece.model from the folder.
+    vocabulary: see `vocabulary.located`; None takes the folder's spiece.model or
+      tokenizer.json.
     seed: of random weights.
     shardings, weights_dtype: see `shardings` and `dtype` of `source.load`.
 
@@ -67,12 +72,14 @@ def load(
   """
   if backbone is not None:
     backbone.check_device()
+  vocabulary = located(vocabulary)
   if path is None:
     if backbone is None or vocabulary is None:
       raise ValueError(
         "`INITIAL_CHECKPOINT_PATH` is None, so `BACKBONE` and `VOCABULARY` must be "
         "bound: include a file of gin/backbones/ and bind a vocabulary."
       )
+    vocabulary = made(vocabulary, backbone.spec.vocabulary)
     check_vocabulary(backbone.spec.vocabulary, vocabulary, "random", math.inf)
     params = backbone.init(jax.random.key(seed))
     if "int8" not in (weights_dtype, backbone.config.weights_dtype):
@@ -84,17 +91,18 @@ def load(
   if vocabulary is None:
     if opened.vocabulary is None:
       raise ValueError(
-        f"{str(opened.path)!r} holds no {files.VOCABULARY}; bind `VOCABULARY` to "
-        "@vocabularies.sentencepiece() with its path."
+        f"{str(opened.path)!r} holds no spiece.model and no tokenizer.json; bind "
+        "`VOCABULARY` to @vocabularies.from_file() with the path of one (in Python, "
+        "`load_model(..., vocabulary=PATH)`)."
       )
     vocabulary = beside(opened.vocabulary, rows)
+  vocabulary = made(vocabulary, rows)
   # Before gigabytes are read.
   check_vocabulary(rows, vocabulary, path)
   found, params = source.load(opened, backbone, shardings, weights_dtype)
-  where = None if opened.vocabulary == "bytes" else opened.vocabulary
   narrow = weights_dtype or found.config.weights_dtype
   stored = opened.arrays if narrow == "int8" else None
-  return Loaded(found, params, vocabulary, path, where, stored)
+  return Loaded(found, params, vocabulary, path, path_of(vocabulary), stored)
 
 
 def open_source(place: Any, backbone: Any = None) -> source.Source:
@@ -151,38 +159,3 @@ def _instead(place: Any) -> str:
   if "tmp" in place.name or any("tmp" in path.name for path in place.iterdir()):
     return f"which holds no config.json, only what a write left unfinished. {fix}"
   return f"which holds no config.json and no checkpoint. {fix}"
-
-
-def beside(where: str, rows: int) -> Any:
-  """The vocabulary beside the weights; its file may count the sentinels already."""
-  if where == "bytes":
-    return vocabularies.byte()
-  found = vocabularies.sentencepiece(where)
-  plain = vocabularies.sentencepiece(where, extra_ids=0)
-  try:
-    return plain if plain.vocab_size <= rows < found.vocab_size else found
-  except Exception as error:  # sentencepiece raises RuntimeError, TensorFlow its own
-    raise source.UnreadableError(
-      f"{where!r} is no SentencePiece model: {error}."
-    ) from error
-
-
-def check_vocabulary(
-  rows: int, vocabulary: Any, name: str, padding: float = PADDING
-) -> None:
-  """Refuses a vocabulary that is another backbone's.
-
-  Args:
-    rows: of the token table. vocabulary: SeqIO's. name: of the backbone.
-    padding: rows without an id that are understood, as 32128 rows for 32100 ids.
-
-  Raises:
-    ValueError: if there are more ids than rows, or far fewer.
-  """
-  ids = vocabulary.vocab_size
-  if ids > rows or ids < rows - padding:
-    raise ValueError(
-      f"The vocabulary has {ids} ids, but the backbone {name!r} has {rows} rows: it is "
-      "another backbone's vocabulary. Bind `VOCABULARY` to its own, with `extra_ids` "
-      "if its sentinels are counted otherwise."
-    )

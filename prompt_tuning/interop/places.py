@@ -5,10 +5,10 @@ import pathlib
 from typing import Any
 
 from prompt_tuning.core import files
+from prompt_tuning.data import vocabularies
 from prompt_tuning.interop import hub
 from prompt_tuning.interop.lazy import UnreadableError, readable
 
-VOCABULARIES = ("spiece.model", "sentencepiece.model")
 BYTE_ROWS = 384
 
 
@@ -31,8 +31,8 @@ def find(path: str) -> Any:
 
 
 def vocabulary(folder: Any, rows: int) -> str | None:
-  """The SentencePiece file in a folder, "bytes" for ByT5's number of rows, or None."""
-  for name in VOCABULARIES:
+  """The vocabulary in a folder, "bytes" for ByT5's number of rows, or None."""
+  for name in vocabularies.NAMES:
     if (folder / name).is_file():
       return str(folder / name)
   return "bytes" if rows == BYTE_ROWS else None

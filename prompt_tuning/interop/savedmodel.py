@@ -59,7 +59,7 @@ def tokeniser(vocabulary: Any) -> Tokeniser | None:
   import tensorflow as tf
 
   said, model = serving_export.vocabulary(vocabulary)
-  if said is None:
+  if said is None or said["kind"] == "tokenizers":
     return None
   if model is None:
     return Tokeniser(_encode_bytes, _decode_bytes)
@@ -132,17 +132,19 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
     signatures = {**concrete, "serving_default": concrete[default]}
     tf.saved_model.save(module, str(aside), signatures=signatures)
     if model is not None:
-      (aside / serving_export.VOCABULARY).write_bytes(model)
+      (aside / said["file"]).write_bytes(model)
     card = {"kind": "savedmodel", **made.card, "vocabulary": said}
     card["tensorflow"] = tf.__version__
-    card["tokenizer"] = _where(words)
+    card["tokenizer"] = _where(words, said)
     card["signatures"] = {name: _interface(fn) for name, fn in concrete.items()}
     card["serving_default"] = default
     serving_export.write_card(aside, card)
 
 
-def _where(words: Tokeniser | None) -> str:
+def _where(words: Tokeniser | None, said: Mapping[str, str] | None) -> str:
   """What the card says of the tokeniser."""
+  if words is None and said is not None and said["kind"] == "tokenizers":
+    return "outside: ids in, ids out (no graph can hold a tokenizer.json)"
   if words is None:
     return "outside: ids in, ids out (tensorflow_text was missing at export)"
   if words.resource is None:

@@ -5,7 +5,8 @@ An artifact is a folder:
   generate.jax_export   portable StableHLO of `jax.export`: features -> ids
   choose.jax_export     features -> scores of the labels, where labels are given
   weights.safetensors   every weight once, under its name here, in its own dtype
-  spiece.model          the vocabulary with its sentinels (none for bytes)
+  spiece.model          the vocabulary with its sentinels, or tokenizer.json (none for
+                        bytes)
   card.json             what goes in and comes out, platforms, backbone, prompt, digests
 
 Weights are arguments of the programs and no constants in them: both programs share one
@@ -26,8 +27,9 @@ import jax.numpy as jnp
 from jax import export
 from safetensors import flax as safetensors_flax
 
+from prompt_tuning.core import files
 from prompt_tuning.core.folders import whole_folder
-from prompt_tuning.data import vocabularies
+from prompt_tuning.data import tokenizer_files, tokenizer_json, vocabularies
 from prompt_tuning.interop import serving_files
 from prompt_tuning.interop.serving_files import CARD, PROGRAM, WEIGHTS, card_digest
 from prompt_tuning.interop.serving_programs import Servable
@@ -88,6 +90,9 @@ def vocabulary(held: Any) -> tuple[dict[str, str] | None, bytes | None]:
     return {"kind": "bytes"}, None
   if isinstance(held, vocabularies.SentencePiece):
     return {"kind": "sentencepiece", "file": VOCABULARY}, held.sp_model
+  if isinstance(held, tokenizer_json.TokenizerJson):
+    said = {"kind": "tokenizers", "file": tokenizer_files.NAME}
+    return said, files.at(held.path).read_bytes()
   return None, None
 
 
@@ -110,7 +115,7 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
       (aside / PROGRAM.format(name)).write_bytes(program.serialize())
     safetensors_flax.save_file(made.weights, str(aside / WEIGHTS))
     if model is not None:
-      (aside / VOCABULARY).write_bytes(model)
+      (aside / said["file"]).write_bytes(model)
     card = {"kind": "stablehlo", **made.card, "vocabulary": said}
     card |= interface(made, results)
     card["files"] = {path.name: digest(path) for path in sorted(aside.iterdir())}

@@ -102,6 +102,11 @@ def read_vocabulary(
     return None
   if said["kind"] == "bytes":
     return Pieces(_encode_bytes, _decode_bytes)
+  if said["kind"] == "tokenizers":
+    from prompt_tuning.data import tokenizer_files
+
+    tokens = tokenizer_files.read(str(folder / pathlib.PurePath(said["file"]).name))
+    return Pieces(tokens.encode, lambda ids: tokens.decode(ids).strip())
   import sentencepiece
 
   model = sentencepiece.SentencePieceProcessor(model_file=str(folder / said["file"]))

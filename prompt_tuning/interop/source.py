@@ -30,7 +30,8 @@ class Source:
   path: what the user gave. config: the architecture, read from the files.
   arrays: T5X name (no `target/`) -> array, layers unrolled.
   prompts: name -> array of what is no part of the backbone, such as a trained prompt.
-  vocabulary: "bytes", a SentencePiece file, or None where none lies beside the weights.
+  vocabulary: "bytes", a SentencePiece file or tokenizer.json, or None where none lies
+    beside the weights.
   step: training step of the checkpoint, if it says.
   """
 
