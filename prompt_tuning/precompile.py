@@ -31,6 +31,8 @@ WANTED = (
   "OPTIMIZER OUTPUT TASK_FEATURE_LENGTHS BATCH_SIZE EVAL_BATCH_SIZE MICROBATCHES "
   "PACK_SEGMENTS DROPOUT_RATE SHARDING"
 )
+# Its own flags, beside those of every verb.
+FLAGS = ("--topology", "--search", "--json", "--programs", "--model_info")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def split_flags(argv: Sequence[str]) -> tuple[Flags, list[str]]:
     name, equals, value = flag.partition("=")
     if name == "--search" and not equals:
       own["search"] = True
-    elif name in ("--topology", "--json", "--programs", "--model_info"):
+    elif name in FLAGS and name != "--search":
       if not equals and not arguments:
         raise ValueError(f"`{name}` needs a value: {name}=VALUE.")
       own[name[2:]] = value if equals else arguments.pop(0)
@@ -124,7 +126,7 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
 
 def report(flags: Flags, recipe_flags: Sequence[str]) -> dict[str, Any]:
   """Compiles what was asked for; the report as plain data."""
-  config.parse_flags(recipe_flags, "prompt_tuning.precompile", check=False)
+  config.parse_flags(recipe_flags, "prompt_tuning.precompile", False, FLAGS)
   chip, devices = chips.topology(flags.topology)
   asked = job(None, devices)
   if flags.model_info:
@@ -155,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     jax.config.update("jax_platforms", "cpu")
     found = report(flags, rest)
   except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {config.one_line(error)}", file=sys.stderr)
     raise SystemExit(2) from error
   print(budget.table(found))
   if flags.json:

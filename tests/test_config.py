@@ -96,11 +96,12 @@ def test_parse_forgets_what_was_parsed_before(write):
 
 
 def test_values_of_macros_are_called(write):
-  recipe = write(BASE + 'TASK_FEATURE_LENGTHS = {"inputs": %SEED}')
+  lengths = '{"inputs": %BATCH_SIZE, "targets": 8}'
+  recipe = write(BASE + f"TASK_FEATURE_LENGTHS = {lengths}")
   parsed(f"--gin_file={recipe}")
   objective, lengths = config.macros("OBJECTIVE TASK_FEATURE_LENGTHS").values()
   assert objective.z_loss == 0.0
-  assert lengths == {"inputs": 0}
+  assert lengths == {"inputs": 32, "targets": 8}
 
 
 def test_help_needs_no_configuration(capsys):
@@ -250,18 +251,18 @@ def test_a_mistake_ends_a_verb_in_one_line(write, capsys):
 
 def test_differing_lines(write):
   long = [f"a rather long text, number {i}" for i in range(9)]
-  parsed(f"--gin_file={write(BASE + f'METHOD = {long!r}')}")
+  parsed(f"--gin_file={write(BASE + f'LABELS = {long!r}')}")
   old = config.text()
   assert config.differing_lines(old, old, ()) == []
-  parsed(f"--gin_file={write(BASE + f'METHOD = {long!r}')}", "--gin.SEED=3")
+  parsed(f"--gin_file={write(BASE + f'LABELS = {long!r}')}", "--gin.SEED=3")
   changed = config.text()
   assert config.differing_lines(old, changed, ()) == ["SEED: 0 there, 3 now"]
   assert config.differing_lines(old, changed, ("SEED",)) == []
   # The last item of a list that fills several lines.
   other = [*long[:-1], "other"]
-  parsed(f"--gin_file={write(BASE + f'METHOD = {other!r}')}")
+  parsed(f"--gin_file={write(BASE + f'LABELS = {other!r}')}")
   (line,) = config.differing_lines(old, config.text(), ())
-  assert line.startswith("METHOD: ") and "'other'" in line
+  assert line.startswith("LABELS: ") and "'other'" in line
   parsed(f"--gin_file={write(BASE)}", "--gin.optimizer.AdamW.b1=0.8")
   (_, extra) = config.differing_lines(old, config.text(), ())
   assert extra == "optimizer.AdamW.b1: unset there, 0.8 now"
