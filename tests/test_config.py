@@ -112,7 +112,7 @@ def test_help_needs_no_configuration(capsys):
 
 
 def test_every_part_of_the_library_parses(root):
-  for path in (root / "gin").rglob("*.gin"):
+  for path in [*(root / "gin").rglob("*.gin"), *(root / "configs").rglob("*.gin")]:
     # Those that import T5X are read without it in test_t5x_parts.py.
     if "from t5x import" not in path.read_text():
       config.parse([str(path)], check=False)

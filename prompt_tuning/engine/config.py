@@ -196,9 +196,9 @@ def _parse_binding(binding: str, known: set[str]) -> None:
 def _no_value(name: str, value: str) -> str:
   """What to say of a flag whose value gin cannot read."""
   row = known_macros.TABLE.get(name)
-  if row is not None and not row.kind.text and value:
-    cure = None if value[0] in "([{@%" else row.kind.cure(value)
-    return known_macros.said(name, value, cure)
+  if row is not None and not row.kind.text:
+    cure = None if value[:1] in "([{@%" else row.kind.cure(value)
+    return known_macros.said(name, value or "empty", cure)
   return (
     f"`--gin.{name}={value}` is not a gin value. Text needs quotes inside quotes: "
     f"--gin.{name}=\"'text'\"."
