@@ -65,9 +65,11 @@ def split_flags(argv: Sequence[str]) -> tuple[Flags, list[str]]:
     if name == "--search" and not equals:
       own["search"] = True
     elif name in FLAGS and name != "--search":
-      if not equals and not arguments:
+      if not equals and arguments:
+        value = arguments.pop(0)
+      if not value:
         raise ValueError(f"`{name}` needs a value: {name}=VALUE.")
-      own[name[2:]] = value if equals else arguments.pop(0)
+      own[name[2:]] = value
     else:
       rest.append(flag)
   if "topology" not in own:

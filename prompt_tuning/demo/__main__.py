@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
   huge_pages.ask("prompt_tuning.demo")
 
-import argparse
 import json
 import logging
 import pathlib
@@ -23,7 +22,7 @@ import jax
 
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import train as train_verb
-from prompt_tuning.engine import compilation, config, product
+from prompt_tuning.engine import compilation, config, flags, product
 
 RUNS = (
   ("unprompted", "the frozen model as it is"),
@@ -77,7 +76,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = flags.Parser(description=__doc__.splitlines()[0])
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/demo"))
   folder = parser.parse_args().output
   logging.getLogger("absl").setLevel(logging.ERROR)

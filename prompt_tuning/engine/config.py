@@ -176,6 +176,11 @@ def macros(wanted: str) -> dict[str, Any]:
 def _parse_binding(binding: str, known: set[str]) -> None:
   name, _, value = (part.strip() for part in binding.partition("="))
   if re.fullmatch(r"[A-Za-z_]\w*", name) and name not in known:
+    if file := known_macros.named().get(name):
+      raise ConfigError(
+        f"No file of this configuration reads the macro {name}; {file} does. Leave it "
+        f"out, or add --gin_file={file}."
+      )
     raise ConfigError(nearest("macro", name, known))
   if (behind := gin_values.behind(name)) is not None:
     raise ConfigError(

@@ -1,8 +1,11 @@
 """The flags of a verb, read into what they ask for."""
 
+import argparse
 import dataclasses
 import difflib
+import sys
 from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 from prompt_tuning.engine import distributed
 from prompt_tuning.engine.explain import ConfigError
@@ -25,6 +28,20 @@ class Flags:
   paths: Sequence[str] = ()
   cluster: distributed.Cluster = distributed.Cluster()
   help: bool = False
+
+
+class Parser(argparse.ArgumentParser):
+  """Says what is wrong in one line, with the nearest flag for one that is unknown."""
+
+  def error(self, message: str) -> NoReturn:
+    unknown = message.partition("unrecognized arguments: ")[2].split()
+    known = [flag for action in self._actions for flag in action.option_strings]
+    for flag in unknown:
+      close = difflib.get_close_matches(flag.partition("=")[0], known, 1, 0.5)
+      message += f"; did you mean {close[0]}?" if close else ""
+    fix = "" if "?" in message or "choose from" in message else " (--help lists all)"
+    print(f"error: {' '.join(message.splitlines())}{fix}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def read(argv: Sequence[str], verb: str, others: Collection[str] = ()) -> Flags:
@@ -87,7 +104,7 @@ def _meant(flag: str, others: Collection[str]) -> str:
   name, equals, value = flag.partition("=")
   bare = name.lstrip("-")
   if (macro := bare.rpartition(".")[2].upper()) in TABLE:
-    return f"--gin.{macro}={value}"
+    return f"--gin.{macro}={value or 'VALUE'}"
   if bare.startswith("gin.") or "." in bare.split("/")[0] and not flag.endswith(".gin"):
     return "--gin.NAME=value"
   known = [*VALUED, *SWITCHES, *others]

@@ -9,8 +9,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-import gin
 from gin import config as gin_config
+from gin import resource_reader
 
 from prompt_tuning.core.files import at
 from prompt_tuning.engine import library
@@ -76,5 +76,18 @@ def _open_remote(path: str):
   return at(path).open()
 
 
-gin.config.register_file_reader(_open_ours, _is_ours)
-gin.config.register_file_reader(_open_remote, _is_remote_file)
+def _is_in_package(path: str) -> bool:
+  # gin's own reader falls over folders that are no packages, such as configs/demo.
+  try:
+    return resource_reader.system_path_file_exists(path)
+  except (TypeError, AttributeError):
+    return False
+
+
+_GINS = resource_reader.system_path_reader
+gin_config._FILE_READERS[:] = [
+  *((read, is_) for read, is_ in gin_config._FILE_READERS if read is not _GINS),
+  (_open_ours, _is_ours),
+  (_open_remote, _is_remote_file),
+  (_GINS, _is_in_package),
+]

@@ -102,11 +102,18 @@ def named() -> dict[str, str]:
   """Macro that a gin file of the library sets or reads -> the first such file."""
   pattern = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=|%([A-Z][A-Z0-9_]*)", re.MULTILINE)
   found: dict[str, str] = {}
-  for file, source in library.texts().items():
+  for file in _ordered():
+    source = library.texts()[file]
     source = re.sub(r"^\s*#.*$", "", source, flags=re.MULTILINE)
     for pair in pattern.findall(source):
       found.setdefault("".join(pair), file)
   return found
+
+
+def _ordered() -> list[str]:
+  """The library's files, those first that say most about a macro."""
+  rest = set(library.texts()) - set(FIRST)
+  return [*FIRST, *sorted(rest, key=lambda name: (not name.startswith("gin/"), name))]
 
 
 def _defaults() -> dict[str, tuple[str, str]]:
@@ -115,11 +122,9 @@ def _defaults() -> dict[str, tuple[str, str]]:
   The first file that sets one decides; what must be set there has no default.
   """
   found: dict[str, tuple[str, str]] = {}
-  texts = library.texts()
-  rest = sorted(set(texts) - set(FIRST), key=lambda name: (name[:4] != "gin/", name))
   # A value in brackets may fill several lines; those that follow are indented.
   pattern = r"^([A-Z][A-Z0-9_]*) = (.*(?:\n(?:[ \t].*|[\])}].*))*)"
-  for file in (*FIRST, *rest):
-    for name, value in re.findall(pattern, texts[file], re.MULTILINE):
+  for file in _ordered():
+    for name, value in re.findall(pattern, library.texts()[file], re.MULTILINE):
       found.setdefault(name, (" ".join(value.split()), file))
   return {name: own for name, own in found.items() if own[0] != "%gin.REQUIRED"}
