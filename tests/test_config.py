@@ -127,8 +127,9 @@ def test_a_search_path_that_is_no_folder(write, tmp_path, monkeypatch, path):
   assert repr(path) in str(caught.value)
 
 
-def test_a_file_that_includes_itself(write, refused, tmp_path):
+def test_a_file_without_an_end(write, refused, tmp_path):
   assert "includes itself" in refused(f'include "{tmp_path}/recipe.gin"\n')
+  assert "leaves a bracket open" in refused("SEED = (1,\n")
 
 
 def test_flags_may_bind_arguments_and_references(write):

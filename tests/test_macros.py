@@ -1,7 +1,9 @@
 """The table of macros knows every one, and a wrong value ends in one sentence."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 
 from prompt_tuning import eval as eval_verb
@@ -179,6 +181,13 @@ def test_a_caller_may_have_its_own_name_for_a_macro():
     ("MODEL_PARALLEL_SUBMESH=(2, 0)", "a list, such as (2, 2, 1, 1), or None"),
     ("BRANCH_SCHEDULES={'prompt': 0.1}", "a mapping, such as"),
     ("SEED=%SEED", "read each other"),
+    (
+      "OPTIMIZER=@optimizer.Optimizer(",
+      "`OPTIMIZER` is @optimizer.Optimizer(; it must",
+    ),
+    ("LABELS=('good',", "a list of texts, such as"),
+    (f"SEED={'[' * 50000}", "a whole number from 0"),
+    ("MODEL_DIR='\\ud800'", "a path, as text"),
     ("train.train_steps=3", "Give --gin.TRAIN_STEPS=3."),
     ("train.train.train_steps=3", "Give --gin.TRAIN_STEPS=3."),
     ("optimizer.warmup_linear.steps=3", "Give --gin.TRAIN_STEPS=3."),
@@ -211,18 +220,18 @@ def test_every_macro_in_every_verb(refused, verb, tmp_path):
   config.parse([f"{tmp_path}/own.gin"], check=False)
   read = sorted(config.names() & set(macros.TABLE))
   assert len(read) >= {"train": 50, "precompile": 50}.get(verb, 15)
-  for name in read:
+  for i, name in enumerate(read):
     kind = macros.TABLE[name].kind
     values = {text: eval(text) for text in VALUES}
     wrong = [text for text in VALUES if not kind.accepts(values[text])]
     if verb == "precompile" and macros.TABLE[name].later:
       wrong.remove("None")
     assert len(wrong) >= 3, name
-    # Each verb parses anew, so two of them a macro: the first and the last.
-    for text in (wrong[0], wrong[-1]):
-      line = refused(verb, f"--gin.{name}={text}")
-      assert f"`{name}` is {values[text]!r}; it must be {kind.words} (" in line
-      assert line.endswith(".") and line.count(". ") >= 1, line
+    # Each verb parses anew, so one of them a macro, another for each.
+    text = wrong[i % len(wrong)]
+    line = refused(verb, f"--gin.{name}={text}")
+    assert f"`{name}` is {values[text]!r}; it must be {kind.words} (" in line
+    assert line.endswith(".") and line.count(". ") >= 1, line
 
 
 def test_what_a_macro_gets_of_another_is_asked(refused):
@@ -236,6 +245,20 @@ def test_functions_stand_where_they_may():
   for name in ("TASK", "BACKBONE", "PROMPT", "OUTPUT", "OBJECTIVE"):
     assert macros.wrong(name, Made("a.B", True)) is None
     assert "Give @a.B()." in macros.wrong(name, Made("a.B", False))
+
+
+ODD = (
+  *(None, True, -1, 0, 10**30, 0.5, math.nan, math.inf, 1j, "", "x", "9", "nan", b"x"),
+  *([], [[]], [None], (1, 2), {}, {1: 2}, {"inputs": []}, {"inputs": "9"}, {"a"}),
+  *([1, "x"], (("batch",),), (("batch", 1),), {(): 1}, object(), "a\0b", "a\nb"),
+)
+
+
+def test_no_value_breaks_the_check():
+  for name, value in itertools.product(macros.TABLE, ODD):
+    told = macros.wrong(name, value)
+    assert told is None or (told.startswith(f"`{name}` is ") and "\n" not in told)
+    assert macros.check({name: value}) in (None, told)
 
 
 # ---- arguments past the macros
@@ -260,6 +283,25 @@ def test_rates_and_steps_of_schedules(bad):
       make()
   with pytest.raises(ValueError, match="warmup_steps` must be a finite number above 0"):
     optimizer.inverse_square_root(0.1, 0)
+
+
+def test_an_optimiser_may_be_given_numbers_of_numpy():
+  rule = optimizer.Adafactor(decay_rate=np.float32(0.5), clipping=None)
+  assert rule.decay_rate == 0.5
+  assert float(optimizer.constant(np.float32(0.5))(0)) == 0.5
+  with pytest.raises(ValueError, match="`AdamW.b1` must be .* got 'much'"):
+    optimizer.AdamW(b1="much")
+
+
+def test_an_optimiser_is_made_before_anything_is_read(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "recipe.gin").write_text(TRAIN)
+  argv = ["--gin_file=recipe.gin", "--gin.optimizer.Adafactor.decay_rate=-1"]
+  with pytest.raises(SystemExit):
+    config.run_verb(train.train, argv)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "`Adafactor.decay_rate` must be a finite number above 0 to 1, got -1" in line
+  assert [path.name for path in tmp_path.iterdir()] == ["recipe.gin"]
 
 
 def test_an_argument_that_an_optimiser_lacks(refused):

@@ -12,6 +12,7 @@ import inspect
 import logging
 import re
 import sys
+import tokenize
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -28,7 +29,9 @@ from prompt_tuning.engine.library import gin_folder as gin_folder
 from prompt_tuning.engine.library import inits as inits
 from prompt_tuning.engine.library import methods as methods
 
-# What gin's parser raises for what a user wrote.
+# What gin's parser raises where a bracket stays open, or files include each other.
+_ENDLESS = (tokenize.TokenError, RecursionError, MemoryError)
+# What it raises for anything else that a user wrote.
 _WRONG = (ValueError, AttributeError, ImportError, NameError, SyntaxError, TypeError)
 
 
@@ -146,8 +149,10 @@ def _parse_file(file: str, places: Sequence[str]) -> None:
     raise ConfigError(f"{file}, or a file it includes, is not UTF-8.") from error
   except OSError as error:
     raise ConfigError(missing_file(error, places)) from error
-  except RecursionError as error:
-    raise ConfigError(f"{file} includes itself, or is nested too deep.") from error
+  except _ENDLESS as error:
+    raise ConfigError(
+      f"{file}, or a file it includes, includes itself or leaves a bracket open."
+    ) from error
   except _WRONG as error:
     raise ConfigError(_explain(error)) from error
 
@@ -190,7 +195,7 @@ def _parse_binding(binding: str, known: set[str]) -> None:
   try:
     with gin.unlock_config():
       gin.parse_config([*_imports(binding), binding])
-  except SyntaxError as error:
+  except (SyntaxError, *_ENDLESS) as error:
     raise ConfigError(_no_value(name, value)) from error
   except _WRONG as error:
     if "." in name and "values to unpack" in str(error):

@@ -7,6 +7,7 @@ still to be made is a `Made`.
 import dataclasses
 import difflib
 import json
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,7 +68,7 @@ def optional(kind: Kind) -> Kind:
 
 
 def _is_whole(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _number_in(value: Any) -> Any:
@@ -115,7 +116,7 @@ def number(
   most = high if below is None else below
 
   def fits(value: Any) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
       return False
     inside = (least is None or value >= least) and (most is None or value <= most)
     return -LARGEST <= value <= LARGEST and inside and value not in (above, below)
@@ -141,7 +142,10 @@ def text(words: str = "a text", blank: bool = False) -> Kind:
   """A text, not empty unless `blank` says so."""
 
   def fits(value: Any) -> bool:
-    return isinstance(value, str) and "\0" not in value and (blank or bool(value))
+    if not isinstance(value, str) or not (blank or value):
+      return False
+    # Half of a pair of surrogates is no character that a file could hold.
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
   def cure(value: Any) -> str | None:
     return repr(str(value)) if isinstance(value, (int, float)) else None

@@ -75,7 +75,8 @@ def check(values: Mapping[str, Any], needed: bool = False) -> str | None:
     if found := wrong(name, value):
       return found
   sides = values.get("TASK_FEATURE_LENGTHS")
-  if values.get("TRUNCATE") is True and sides and sides["targets"] == 1:
+  ends = isinstance(sides, Mapping) and sides["targets"] == 1
+  if ends and values.get("TRUNCATE") is True:
     return (
       f"`TASK_FEATURE_LENGTHS` is {sides} and `TRUNCATE` is True, which leaves of "
       "every target its end mark alone. Give targets 2 or more."

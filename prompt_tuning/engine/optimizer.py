@@ -1,7 +1,6 @@
 """Optimisers, schedules and rates, over optax."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,31 +8,32 @@ import jax
 import optax
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.engine.kinds import Kind, number, optional
 
 Schedule = Callable[[Any], Any]
 
 
-def _check(name: str, value: Any, fits: bool, words: str) -> None:
-  # NaN passes no comparison.
-  if not fits or abs(value) == math.inf:
-    raise ValueError(f"`{name}` must be a finite number {words}, got {value!r}.")
+_FROM_0, _ABOVE_0 = number(low=0), number(above=0)
+_SHARE = number(low=0, below=1)
 
 
-def _check_schedule(name: str, **values: float) -> None:
+def _check(owner: str, kind: Kind, **values: Any) -> None:
   for argument, value in values.items():
-    _check(f"optimizer.{name}.{argument}", value, value >= 0, "from 0")
+    value = value.item() if hasattr(value, "item") else value
+    if not kind.accepts(value):
+      raise ValueError(f"`{owner}.{argument}` must be {kind.words}, got {value!r}.")
 
 
 def constant(learning_rate: float) -> Schedule:
   """The same rate at every step."""
-  _check_schedule("constant", learning_rate=learning_rate)
+  _check("optimizer.constant", _FROM_0, learning_rate=learning_rate)
   return optax.constant_schedule(learning_rate)
 
 
 def warmup_linear(learning_rate: float, warmup_steps: int, steps: int) -> Schedule:
   """Linear rise to the rate, then linear fall to 0 at `steps`."""
   own = {"learning_rate": learning_rate, "warmup_steps": warmup_steps, "steps": steps}
-  _check_schedule("warmup_linear", **own)
+  _check("optimizer.warmup_linear", _FROM_0, **own)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1)),
@@ -46,7 +46,7 @@ def warmup_linear(learning_rate: float, warmup_steps: int, steps: int) -> Schedu
 def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> Schedule:
   """Linear rise to the rate, then half a cosine down to 0 at `steps`."""
   own = {"learning_rate": learning_rate, "warmup_steps": warmup_steps, "steps": steps}
-  _check_schedule("warmup_cosine", **own)
+  _check("optimizer.warmup_cosine", _FROM_0, **own)
   return optax.warmup_cosine_decay_schedule(
     0.0, learning_rate, max(warmup_steps, 1), max(steps, warmup_steps + 1)
   )
@@ -54,9 +54,9 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> Schedu
 
 def inverse_square_root(learning_rate: float, warmup_steps: int) -> Schedule:
   """rate / sqrt(max(step, warm-up) / warm-up): T5's pre-training schedule."""
-  _check_schedule("inverse_square_root", learning_rate=learning_rate)
-  name = "optimizer.inverse_square_root.warmup_steps"
-  _check(name, warmup_steps, warmup_steps > 0, "above 0")
+  owner = "optimizer.inverse_square_root"
+  _check(owner, _FROM_0, learning_rate=learning_rate)
+  _check(owner, _ABOVE_0, warmup_steps=warmup_steps)
 
   def schedule(step):
     return learning_rate * jax.numpy.sqrt(
@@ -88,13 +88,9 @@ class Adafactor:
   clipping: float | None = 1.0
 
   def __post_init__(self) -> None:
-    inside = 0 < self.decay_rate <= 1
-    _check("Adafactor.decay_rate", self.decay_rate, inside, "above 0 and up to 1")
-    if self.weight_decay is not None:
-      share = 0 <= self.weight_decay < 1
-      _check("Adafactor.weight_decay", self.weight_decay, share, "from 0 below 1")
-    if self.clipping is not None:
-      _check("Adafactor.clipping", self.clipping, self.clipping > 0, "above 0")
+    _check("Adafactor", number(above=0, high=1), decay_rate=self.decay_rate)
+    _check("Adafactor", optional(_SHARE), weight_decay=self.weight_decay)
+    _check("Adafactor", optional(_ABOVE_0), clipping=self.clipping)
 
   def __call__(self, learning_rate: Schedule) -> optax.GradientTransformation:
     return optax.adafactor(
@@ -117,11 +113,9 @@ class AdamW:
   weight_decay: float = 0.0
 
   def __post_init__(self) -> None:
-    _check("AdamW.b1", self.b1, 0 <= self.b1 < 1, "from 0 below 1")
-    _check("AdamW.b2", self.b2, 0 <= self.b2 < 1, "from 0 below 1")
-    _check("AdamW.eps", self.eps, self.eps > 0, "above 0")
-    decay = self.weight_decay
-    _check("AdamW.weight_decay", decay, decay >= 0, "from 0")
+    _check("AdamW", _SHARE, b1=self.b1, b2=self.b2)
+    _check("AdamW", _ABOVE_0, eps=self.eps)
+    _check("AdamW", _FROM_0, weight_decay=self.weight_decay)
 
   def __call__(self, learning_rate: Schedule) -> optax.GradientTransformation:
     return optax.adamw(
@@ -147,8 +141,7 @@ class Optimizer:
   branch_schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
-    if self.clip_norm is not None:
-      _check("CLIP_NORM", self.clip_norm, self.clip_norm > 0, "above 0, or None")
+    _check("Optimizer", optional(_ABOVE_0), clip_norm=self.clip_norm)
 
   def build(self, trainable: Any) -> optax.GradientTransformation:
     """The transformation for a trainable tree; checks the branch names."""
