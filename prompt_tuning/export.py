@@ -15,12 +15,12 @@ whatever its kind, as programs that answer. `--checkpoint` names another backbon
 the one in the prompt's card.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer, api
+from prompt_tuning.engine.flags import Parser
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import (
   huggingface,
@@ -97,7 +97,7 @@ def _backbone(made: Product, checkpoint: str | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="python -m prompt_tuning.export", description=__doc__.splitlines()[0]
   )
   parser.add_argument("--to", required=True, choices=FORMATS)

@@ -31,6 +31,8 @@ WANTED = (
   "OPTIMIZER OUTPUT TASK_FEATURE_LENGTHS BATCH_SIZE EVAL_BATCH_SIZE MICROBATCHES "
   "PACK_SEGMENTS DROPOUT_RATE SHARDING"
 )
+# Its own flags, beside those of every verb.
+FLAGS = ("--topology", "--search", "--json", "--programs", "--model_info")
 
 
 # How a report and a list of arrays begin, by which one that may be replaced is known.
@@ -66,10 +68,12 @@ def split_flags(argv: Sequence[str]) -> tuple[Flags, list[str]]:
     name, equals, value = flag.partition("=")
     if name == "--search" and not equals:
       own["search"] = True
-    elif name in ("--topology", "--json", "--programs", "--model_info"):
-      if not equals and not arguments:
+    elif name in FLAGS and name != "--search":
+      if not equals and arguments:
+        value = arguments.pop(0)
+      if not value:
         raise ValueError(f"`{name}` needs a value: {name}=VALUE.")
-      own[name[2:]] = value if equals else arguments.pop(0)
+      own[name[2:]] = value
     else:
       rest.append(flag)
   if "topology" not in own:
@@ -128,11 +132,11 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
 
 def report(flags: Flags, recipe_flags: Sequence[str]) -> dict[str, Any]:
   """Compiles what was asked for; the report as plain data."""
-  config.parse_flags(recipe_flags, "prompt_tuning.precompile", check=False)
   # What takes minutes shall not end at a file that is not ours to replace.
   for path, ours in ((flags.json, JSON), (flags.model_info, INFO)):
     if path:
       files.check_replaceable(path, ours)
+  config.parse_flags(recipe_flags, "prompt_tuning.precompile", False, FLAGS)
   chip, devices = chips.topology(flags.topology)
   asked = job(None, devices)
   if flags.model_info:
@@ -164,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     jax.config.update("jax_platforms", "cpu")
     found = report(flags, rest)
   except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {config.one_line(error)}", file=sys.stderr)
     raise SystemExit(2) from error
   print(budget.table(found))
   if flags.json:

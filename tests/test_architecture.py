@@ -68,11 +68,22 @@ def test_every_room_is_in_the_picture():
     assert f"{folder}/" in readme, f"README.md does not show the room {folder}/"
 
 
-def test_gin_is_imported_in_one_place():
-  importers = [
-    str(path.relative_to(PACKAGE)) for path in FILES if "gin" in imports(path)
-  ]
-  assert importers == ["engine/config.py"]
+def test_gin_is_imported_by_the_rooms_named_after_it():
+  importers = {
+    path.relative_to(PACKAGE).as_posix() for path in FILES if "gin" in imports(path)
+  }
+  assert "engine/config.py" in importers
+  for name in importers - {"engine/config.py"}:
+    assert re.fullmatch(r"engine/gin_\w+\.py", name), f"{name} imports gin"
+
+
+def test_gin_text_is_parsed_in_one_place():
+  """Of files and flags that the user gave: a card's text is only shown."""
+  for path in FILES:
+    text = path.read_text()
+    parses = re.search(r"\bparse_config\w*\(", text) is not None
+    assert parses == (path.relative_to(PACKAGE).as_posix() == "engine/config.py"), path
+    assert not re.search(r"""\[["']gin["']\]|get\(["']gin["']""", text), path
 
 
 def test_mesh_axes_are_named_in_one_place():

@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
   huge_pages.ask("prompt_tuning.demo")
 
-import argparse
 import json
 import logging
 import pathlib
@@ -24,7 +23,7 @@ import jax
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import train as train_verb
 from prompt_tuning.core import files as core_files
-from prompt_tuning.engine import compilation, config, product
+from prompt_tuning.engine import compilation, config, flags, product
 
 # How a table of ours begins, which a later demonstration replaces.
 TABLE = core_files.begins(b'[\n  {\n    "method"')
@@ -80,7 +79,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = flags.Parser(description=__doc__.splitlines()[0])
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/demo"))
   folder = parser.parse_args().output
   core_files.check_replaceable(folder / "table.json", TABLE)

@@ -1,66 +1,38 @@
-"""gin files and flags: the only room that imports gin.
+"""gin files and flags: what a run is told, checked whole before anything is made.
 
   python -m prompt_tuning.train --gin_file=RECIPE.gin --gin.NAME=value
 
-Recipes name `gin/...` files relative to the project (or to the installed package) or
-to the current directory; `--gin_search_paths=DIR,DIR` adds places.
+Recipes name `gin/...` and `configs/...` files of the library, and files relative to the
+current directory; `--gin_search_paths=DIR,DIR` names places that come before both.
 """
 
 import contextlib
 import difflib
 import inspect
 import logging
-import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tokenize
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import gin
 from gin import config as gin_config
 
-from prompt_tuning.core.files import at, is_remote
-from prompt_tuning.engine import compilation, distributed
+from prompt_tuning.engine import compilation, distributed, gin_files, gin_values
+from prompt_tuning.engine import flags as flags_
+from prompt_tuning.engine import macros as known_macros
+from prompt_tuning.engine.explain import ConfigError, missing_file, nearest, unparsed
 from prompt_tuning.engine.explain import differing_lines as differing_lines
-from prompt_tuning.engine.explain import missing_file, nearest, unparsed
+from prompt_tuning.engine.gin_values import macro as macro
+from prompt_tuning.engine.library import gin_folder as gin_folder
+from prompt_tuning.engine.library import inits as inits
+from prompt_tuning.engine.library import methods as methods
 
-# What gin's parser raises for what a user wrote.
+# What gin's parser raises where a bracket stays open, or files include each other.
+_ENDLESS = (tokenize.TokenError, RecursionError, MemoryError)
+# What it raises for anything else that a user wrote.
 _WRONG = (ValueError, AttributeError, ImportError, NameError, SyntaxError, TypeError)
-
-# Flags that a value follows.
-_VALUED = ("--gin_file", "--gin_search_paths", "--gin_bindings", *distributed.FLAGS)
-
-PACKAGE = pathlib.Path(__file__).resolve().parent.parent
-
-
-class ConfigError(ValueError):
-  """A configuration that cannot run; the message says what to change."""
-
-
-def search_paths() -> list[str]:
-  """Where included files are looked for: here, then beside or in the package."""
-  places = [pathlib.Path("."), PACKAGE.parent, PACKAGE / "assets"]
-  return [
-    str(place) for place in places if (place / "gin").is_dir() or place == places[0]
-  ]
-
-
-def gin_folder() -> pathlib.Path:
-  """The folder `gin/` that comes with the library."""
-  for place in (PACKAGE.parent, PACKAGE / "assets"):
-    if (place / "gin" / "methods").is_dir():
-      return place / "gin"
-  raise ConfigError("The folder `gin/` of prompt_tuning is missing; reinstall it.")
-
-
-def methods() -> list[str]:
-  """Names of the methods that come with the library."""
-  return sorted(path.stem for path in (gin_folder() / "methods").glob("*.gin"))
-
-
-def inits() -> list[str]:
-  """Names of the initialisations that come with the library."""
-  return sorted(path.stem for path in (gin_folder() / "inits").glob("*.gin"))
 
 
 def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any:
@@ -76,7 +48,7 @@ def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any
     distributed.start(processes)
     return call(verb)
   except (ValueError, OSError) as error:
-    print(f"error: {_first_cause(error)}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
     raise SystemExit(2) from error
 
 
@@ -86,91 +58,59 @@ def call(verb: Callable[..., Any]) -> Any:
 
 
 def _check_bound(verb: Callable[..., Any]) -> None:
-  """Refuses files that leave an argument of the verb open."""
-  bound: set[str] = set()
-  for (_, selector), parameters in gin_config._CONFIG.items():
-    if selector == f"{verb.__module__}.{verb.__qualname__}":
-      bound |= set(parameters)
+  """Refuses files that leave an argument of the verb open, or bind it to nonsense."""
+  bound = gin_values.arguments(verb)
+  name = verb.__module__.rsplit(".", 1)[-1]
   needed = inspect.signature(verb).parameters.values()
   open_ = [p.name for p in needed if p.default is p.empty and p.name not in bound]
   if open_:
-    name = verb.__module__.rsplit(".", 1)[-1]
     raise ConfigError(
       f"The configuration binds no {', '.join(open_)} of {name}.{verb.__qualname__}. "
       f'Add include "gin/{name}.gin" at the top of the gin file, or '
       f"--gin_file=gin/{name}.gin first."
     )
+  read = {gin_values.read_macro(value) for value in bound.values()}
+  values = gin_values.plain().items()
+  _refuse(known_macros.check({k: v for k, v in values if k in read}, needed=True))
+  for argument, value in gin_values.plain_arguments(verb).items():
+    shown = f"{name}.{verb.__qualname__}.{argument}"
+    _refuse(known_macros.wrong(argument.upper(), value, shown))
 
 
-def _first_cause(error: BaseException) -> str:
-  # gin appends where in the configuration a call stood; keep that to the last line.
-  text = str(error).strip()
-  return text.split("\n  In call to configurable")[0]
+def _refuse(wrong: str | None) -> None:
+  if wrong is not None:
+    raise ConfigError(wrong)
+
+
+def one_line(error: BaseException) -> str:
+  """What an error says, without what gin appends: where in the files a call stood."""
+  text = str(error).strip().split("\n  In call to configurable")[0]
+  return " ".join(text.splitlines())
 
 
 def parse_flags(
-  argv: Sequence[str], verb: str, check: bool = True
+  argv: Sequence[str], verb: str, check: bool = True, others: Collection[str] = ()
 ) -> distributed.Cluster:
   """Reads --gin_file, --gin_search_paths, --gin_bindings and --gin.NAME=value.
 
-  With `check=False`, macros may stay unset.
+  With `check=False`, macros may stay unset; `others` are flags that the verb reads
+  itself.
 
   Returns:
     What flags and the environment say of other processes.
   """
-  files, bindings, paths = [], [], []
-  processes, detect = {}, False
-  arguments = list(argv)
-  while arguments:
-    flag = arguments.pop(0)
-    if flag in ("-h", "--help"):
-      print(f"python -m {verb} --gin_file=FILE [--gin.NAME=value ...]\n\n{__doc__}")
-      raise SystemExit(0)
-    name, equals, value = flag.partition("=")
-    if name.startswith("--gin.") and equals:
-      bindings.append(f"{name[len('--gin.') :]} = {value}")
-      continue
-    if name in ("--multiprocess", "--multiprocess_gpu") and not equals:
-      detect = True
-      continue
-    if name not in _VALUED:
-      raise ConfigError(_unknown_flag(flag))
-    if not equals:
-      if not arguments:
-        raise ConfigError(f"`{name}` needs a value: {name}=VALUE.")
-      value = arguments.pop(0)
-    if name in distributed.FLAGS:
-      processes[name] = value
-    elif name == "--gin_file":
-      files.append(value)
-    elif name == "--gin_bindings":
-      bindings.append(value)
-    else:
-      paths.extend(value.split(","))
-  if not files:
-    raise ConfigError(
-      f"No configuration: python -m {verb} --gin_file=configs/... "
-      "[--gin.MODEL_DIR=\"'runs/name'\"]."
+  given = flags_.read(argv, verb, others)
+  if given.help:
+    print(f"python -m {verb} --gin_file=FILE [--gin.NAME=value ...]\n\n{__doc__}")
+    raise SystemExit(0)
+  parse(given.files, given.bindings, given.paths, check)
+  if own := gin_files.shadowed():
+    logging.warning(
+      "The library's %s was read, not the file of the same name in this folder. To "
+      "read yours, add --gin_search_paths=. or rename it.",
+      ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else ""),
     )
-  found = distributed.cluster(processes, detect)
-  parse(files, bindings, paths, check)
-  return found
-
-
-def _unknown_flag(flag: str) -> str:
-  fix = "--gin.NAME=value" if flag.startswith("--gin") else "--gin_file=FILE"
-  return (
-    f"Unknown flag {flag!r}. Flags are --gin_file=FILE, --gin_search_paths=DIR,DIR, "
-    f"--gin_bindings='NAME = value' and --gin.NAME=value, and for several processes "
-    f"{', '.join(distributed.FLAGS)} or --multiprocess; did you mean {fix}?"
-  )
-
-
-def _is_remote_file(path: str) -> bool:
-  return is_remote(path) and at(path).is_file()
-
-
-gin_config.register_file_reader(lambda path: at(path).open(), _is_remote_file)
+  return given.cluster
 
 
 def parse(
@@ -184,14 +124,12 @@ def parse(
   With `check=False`, macros may stay unset, so that `names` can be asked for them.
 
   Raises:
-    ConfigError: for an unknown file or name (the nearest is suggested), or for macros
-      that must be set and are not (all are listed).
+    ConfigError: for an unknown file or name (the nearest is suggested), for a value
+      that its macro cannot have, or for macros that must be set and are not (all are
+      listed).
   """
   gin.clear_config()
-  gin_config._LOCATION_PREFIXES[:] = [""]
-  places = [*paths, *search_paths()]
-  for path in places:
-    gin.add_config_file_search_path(path)
+  places = gin_files.search(paths)
   for file in files:
     _parse_file(file, places)
   known = names()
@@ -200,6 +138,7 @@ def parse(
   if check:
     _check_macros()
     _check_unread()
+  _refuse(known_macros.check(gin_values.plain()))
 
 
 def _parse_file(file: str, places: Sequence[str]) -> None:
@@ -210,6 +149,10 @@ def _parse_file(file: str, places: Sequence[str]) -> None:
     raise ConfigError(f"{file}, or a file it includes, is not UTF-8.") from error
   except OSError as error:
     raise ConfigError(missing_file(error, places)) from error
+  except _ENDLESS as error:
+    raise ConfigError(
+      f"{file}, or a file it includes, includes itself or leaves a bracket open."
+    ) from error
   except _WRONG as error:
     raise ConfigError(_explain(error)) from error
 
@@ -227,7 +170,7 @@ def _quiet() -> Iterator[None]:
 
 def names() -> set[str]:
   """Macros that the configuration sets or reads."""
-  return set(_macros()) | _references()
+  return set(gin_values.bound()) | gin_values.references()
 
 
 def macros(wanted: str) -> dict[str, Any]:
@@ -236,19 +179,50 @@ def macros(wanted: str) -> dict[str, Any]:
 
 
 def _parse_binding(binding: str, known: set[str]) -> None:
-  name = binding.partition("=")[0].strip()
-  if re.fullmatch(r"[A-Z][A-Z0-9_]*", name) and name not in known:
+  name, _, value = (part.strip() for part in binding.partition("="))
+  if re.fullmatch(r"[A-Za-z_]\w*", name) and name not in known:
+    if file := known_macros.named().get(name):
+      raise ConfigError(
+        f"No file of this configuration reads the macro {name}; {file} does. Leave it "
+        f"out, or add --gin_file={file}."
+      )
     raise ConfigError(nearest("macro", name, known))
+  if (behind := gin_values.behind(name)) is not None:
+    raise ConfigError(
+      f"`--gin.{name}={value}` goes past the macro {behind}, which stands there and "
+      f"may be read elsewhere too. Give --gin.{behind}={value}."
+    )
   try:
     with gin.unlock_config():
       gin.parse_config([*_imports(binding), binding])
-  except SyntaxError as error:
-    raise ConfigError(
-      f"`--gin.{binding.replace(' = ', '=', 1)}` is not a gin value. Text needs quotes "
-      f"inside quotes: --gin.{name}=\"'text'\"."
-    ) from error
+  except (SyntaxError, *_ENDLESS) as error:
+    raise ConfigError(_no_value(name, value)) from error
   except _WRONG as error:
+    if "." in name and "values to unpack" in str(error):
+      raise ConfigError(_no_argument(name, value, known)) from error
     raise ConfigError(_explain(error)) from error
+
+
+def _no_value(name: str, value: str) -> str:
+  """What to say of a flag whose value gin cannot read."""
+  row = known_macros.TABLE.get(name)
+  if row is not None and not row.kind.text:
+    cure = None if value[:1] in "([{@%" else row.kind.cure(value)
+    return known_macros.said(name, value or "empty", cure)
+  return (
+    f"`--gin.{name}={value}` is not a gin value. Text needs quotes inside quotes: "
+    f"--gin.{name}=\"'text'\"."
+  )
+
+
+def _no_argument(name: str, value: str, known: set[str]) -> str:
+  """What to say of a dotted name that names no argument."""
+  macro = name.rpartition(".")[2].upper()
+  fix = f"Give --gin.{macro}={value}." if macro in known else "Or set a macro."
+  return (
+    f"`--gin.{name}={value}` names no argument, which is written MODULE.NAME.ARGUMENT. "
+    f"{fix}"
+  )
 
 
 def _imports(binding: str) -> list[str]:
@@ -270,47 +244,10 @@ def _explain(error: Exception) -> str:
   return unparsed(error, set(entries), parameters)
 
 
-def _macros() -> dict[str, Any]:
-  """Macro name -> bound value."""
-  return {
-    scope: parameters.get("value")
-    for (scope, selector), parameters in gin_config._CONFIG.items()
-    if selector == "gin.macro"
-  }
-
-
-def _references() -> set[str]:
-  """Names of macros that some binding reads."""
-  found: set[str] = set()
-
-  def walk(value: Any) -> None:
-    if isinstance(value, gin_config.ConfigurableReference):
-      if value.selector == "gin.macro":
-        found.add("/".join(value.scoped_selector.split("/")[:-1]))
-    elif isinstance(value, dict):
-      for item in [*value.keys(), *value.values()]:
-        walk(item)
-    elif isinstance(value, (list, tuple, set)):
-      for item in value:
-        walk(item)
-
-  for parameters in gin_config._CONFIG.values():
-    for value in parameters.values():
-      walk(value)
-  return found
-
-
-def _required(value: Any) -> bool:
-  if isinstance(value, gin_config.ConfigurableReference):
-    return value.scoped_selector.startswith("gin.REQUIRED/")
-  return value is gin.REQUIRED
-
-
 def _check_macros() -> None:
-  macros = _macros()
-  unset = {name for name, value in macros.items() if _required(value)}
-  unset |= {name for name in _references() if name not in macros}
-  unset -= {"gin.REQUIRED"}
+  macros = gin_values.bound()
+  unset = {name for name, value in macros.items() if gin_values.required(value)}
+  unset |= {name for name in gin_values.references() if name not in macros}
   if unset:
     flags = " ".join(f"--gin.{name}=..." for name in sorted(unset))
     raise ConfigError(
@@ -320,43 +257,20 @@ def _check_macros() -> None:
 
 
 def _check_unread() -> None:
-  """Refuses a misspelt macro: set, read by nothing, and near one that is read."""
-  read = _references()
-  for name in sorted(set(_macros()) - read - _vocabulary()):
-    close = difflib.get_close_matches(name, sorted(read), 1, 0.75)
+  """Refuses a misspelt macro: set, read by nothing, and near one that is read.
+
+  Macros of the library may stay unread: task files set a few for all verbs.
+  """
+  read = {name.lower(): name for name in sorted(gin_values.references())}
+  unread = set(gin_values.bound()) - set(read.values()) - set(known_macros.TABLE)
+  for name in sorted(unread):
+    close = difflib.get_close_matches(name.lower(), list(read), 1, 0.75)
     if close:
       raise ConfigError(
-        f"The macro {name!r} is set, but nothing reads it. Did you mean {close[0]!r}?"
+        f"The macro {name!r} is set, but nothing reads it. Did you mean "
+        f"{read[close[0]]!r}?"
       )
     logging.warning("The macro %r is set, but nothing reads it.", name)
-
-
-def _vocabulary() -> set[str]:
-  """Macros that some file of the library sets or reads: task files set a few for all
-  verbs."""
-  pattern = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=|%([A-Z][A-Z0-9_]*)", re.MULTILINE)
-  found = [
-    match
-    for path in gin_folder().glob("**/*.gin")
-    for match in pattern.findall(path.read_text(encoding="utf-8"))
-  ]
-  return {name for pair in found for name in pair if name}
-
-
-def macro(name: str) -> Any:
-  """The value of a macro, its references called."""
-  value = _macros()[name]
-  return _evaluate(value)
-
-
-def _evaluate(value: Any) -> Any:
-  if isinstance(value, gin_config.ConfigurableReference):
-    return value.__deepcopy__({})
-  if isinstance(value, (list, tuple)):
-    return type(value)(_evaluate(item) for item in value)
-  if isinstance(value, dict):
-    return {key: _evaluate(item) for key, item in value.items()}
-  return value
 
 
 def text() -> str:

@@ -21,9 +21,15 @@ _T5X = {
 }
 
 
+class ConfigError(ValueError):
+  """A configuration that cannot run; the message says what to change."""
+
+
 def nearest(kind: str, name: str, known: Collection[str]) -> str:
   """Says that a name is unknown, and which known one is nearest."""
-  close = difflib.get_close_matches(name, sorted(known), 1, 0.5)
+  lower = {entry.lower(): entry for entry in sorted(known)}
+  found = difflib.get_close_matches(name.lower(), list(lower), 1, 0.5)
+  close = [lower[entry] for entry in found]
   if not close:
     short = {entry.rsplit(".", 1)[-1]: entry for entry in known}
     last = name.rsplit(".", 1)[-1]

@@ -8,17 +8,32 @@ import jax
 import optax
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.engine.kinds import Kind, number, optional
 
 Schedule = Callable[[Any], Any]
 
 
+_FROM_0, _ABOVE_0 = number(low=0), number(above=0)
+_SHARE = number(low=0, below=1)
+
+
+def _check(owner: str, kind: Kind, **values: Any) -> None:
+  for argument, value in values.items():
+    value = value.item() if hasattr(value, "item") else value
+    if not kind.accepts(value):
+      raise ValueError(f"`{owner}.{argument}` must be {kind.words}, got {value!r}.")
+
+
 def constant(learning_rate: float) -> Schedule:
   """The same rate at every step."""
+  _check("optimizer.constant", _FROM_0, learning_rate=learning_rate)
   return optax.constant_schedule(learning_rate)
 
 
 def warmup_linear(learning_rate: float, warmup_steps: int, steps: int) -> Schedule:
   """Linear rise to the rate, then linear fall to 0 at `steps`."""
+  own = {"learning_rate": learning_rate, "warmup_steps": warmup_steps, "steps": steps}
+  _check("optimizer.warmup_linear", _FROM_0, **own)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1)),
@@ -30,6 +45,8 @@ def warmup_linear(learning_rate: float, warmup_steps: int, steps: int) -> Schedu
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> Schedule:
   """Linear rise to the rate, then half a cosine down to 0 at `steps`."""
+  own = {"learning_rate": learning_rate, "warmup_steps": warmup_steps, "steps": steps}
+  _check("optimizer.warmup_cosine", _FROM_0, **own)
   return optax.warmup_cosine_decay_schedule(
     0.0, learning_rate, max(warmup_steps, 1), max(steps, warmup_steps + 1)
   )
@@ -37,6 +54,9 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> Schedu
 
 def inverse_square_root(learning_rate: float, warmup_steps: int) -> Schedule:
   """rate / sqrt(max(step, warm-up) / warm-up): T5's pre-training schedule."""
+  owner = "optimizer.inverse_square_root"
+  _check(owner, _FROM_0, learning_rate=learning_rate)
+  _check(owner, _ABOVE_0, warmup_steps=warmup_steps)
 
   def schedule(step):
     return learning_rate * jax.numpy.sqrt(
@@ -67,6 +87,11 @@ class Adafactor:
   factored: bool = False
   clipping: float | None = 1.0
 
+  def __post_init__(self) -> None:
+    _check("Adafactor", number(above=0, high=1), decay_rate=self.decay_rate)
+    _check("Adafactor", optional(_SHARE), weight_decay=self.weight_decay)
+    _check("Adafactor", optional(_ABOVE_0), clipping=self.clipping)
+
   def __call__(self, learning_rate: Schedule) -> optax.GradientTransformation:
     return optax.adafactor(
       learning_rate,
@@ -86,6 +111,11 @@ class AdamW:
   b2: float = 0.999
   eps: float = 1e-8
   weight_decay: float = 0.0
+
+  def __post_init__(self) -> None:
+    _check("AdamW", _SHARE, b1=self.b1, b2=self.b2)
+    _check("AdamW", _ABOVE_0, eps=self.eps)
+    _check("AdamW", _FROM_0, weight_decay=self.weight_decay)
 
   def __call__(self, learning_rate: Schedule) -> optax.GradientTransformation:
     return optax.adamw(
@@ -109,6 +139,9 @@ class Optimizer:
   schedule: Schedule
   clip_norm: float | None = None
   branch_schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self) -> None:
+    _check("Optimizer", optional(_ABOVE_0), clip_norm=self.clip_norm)
 
   def build(self, trainable: Any) -> optax.GradientTransformation:
     """The transformation for a trainable tree; checks the branch names."""
