@@ -190,7 +190,9 @@ def test_columns_that_are_not_there(write):
 
 def test_jsonl_that_does_not_fit(write):
   refused(r"a.jsonl line 1 holds a JSON list", write("[1]\n", "a.jsonl"))
-  refused(r"a.jsonl line 2 is not JSON", write('{"a": 1}\n{"a": \n', "a.jsonl"))
+  refused(
+    r"a.jsonl line 2 is not JSON", write('{"text": 1, "label": 2}\n{"a": \n', "a.jsonl")
+  )
   refused("line 1 has the key 'a' twice", write('{"a": 1, "a": 2}', "a.jsonl"))
   refused(
     r"line 1: the column 'text' .* holds \['b'\]",

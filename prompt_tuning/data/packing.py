@@ -1,13 +1,37 @@
 """Several examples in one row: no position is spent on padding that could hold text."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from prompt_tuning.data.features import BY_EXAMPLE, PAD
+from prompt_tuning.data.features import BY_EXAMPLE, PAD, Layout
 
 ENCODER = ("inputs", "prompt_index")
 DECODER = ("targets", "decoder_inputs", "decoder_prompt_index")
+
+
+def check(segments: int, layout: Layout) -> None:
+  """Says if S, `segments` of a packed row, is far more than its positions hold.
+
+  Prompts are made for B * S examples a step, whether rows hold so many or not.
+  """
+  lengths = layout.lengths
+  most = min(
+    lengths["inputs"] // (layout.encoder_prompt + 1),
+    lengths["targets"] // (layout.decoder_prompt + 1),
+  )
+  if segments > 2 * most:
+    logging.warning(
+      "PACK_SEGMENTS is %d, but a row of %d inputs and %d targets holds %d examples at "
+      "the most. Time and memory are spent on the rest: set PACK_SEGMENTS = %d or "
+      "less.",
+      segments,
+      lengths["inputs"],
+      lengths["targets"],
+      most,
+      most,
+    )
 
 
 def pack(

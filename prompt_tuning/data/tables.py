@@ -32,6 +32,8 @@ KINDS = (
   ".json",
   ".json.gz",
 )
+# Messages list so many names at the most.
+SHOWN = 10
 _DELIMITERS = {"tsv": "\t", "csv": ","}
 _NAMES = {"tsv": "tabs", "csv": "commas"}
 _SWITCH = "`Files.quoted` = True (QUOTED in gin)"
@@ -110,7 +112,7 @@ def rows(path: str, argument: str, quoted: bool = False) -> Iterator[Row]:
   return _table(path, found, _plain(source))
 
 
-def some(values: Iterable[str], most: int = 10) -> list[str]:
+def some(values: Iterable[str], most: int = SHOWN) -> list[str]:
   """The different values, in order of appearance, cut short."""
   different = itertools.islice(dict.fromkeys(values), most + 1)
   found = [v if len(v) <= 80 else f"{v[:77]}..." for v in map(str, different)]
