@@ -21,7 +21,7 @@ CHUNK = 1 << 20
 # Bytes of the longest line.
 MOST_LINE = 64 << 20
 # A gzip file may open to so many bytes, or to so many times its own size.
-FREE_BYTES = 64 << 20
+FREE_BYTES = 16 << 20
 MOST_RATIO = 200
 
 

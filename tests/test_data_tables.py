@@ -33,7 +33,7 @@ def refused(match, path, quoted=False):
   start = time.monotonic()
   with pytest.raises(ValueError, match=match) as error:
     values(path, quoted)
-  assert time.monotonic() - start < 5
+  assert time.monotonic() - start < 20
   assert len(str(error.value)) < 2000
   return str(error.value)
 
@@ -185,10 +185,10 @@ def test_damaged_gzip(write):
 
 @pytest.mark.parametrize("text", ["text\tlabel\n", "\n", "a" * 77])
 def test_a_gzip_file_that_opens_to_gigabytes(write, monkeypatch, text):
-  monkeypatch.setattr(lines, "FREE_BYTES", 8 << 20)
-  monkeypatch.setattr(lines, "MOST_LINE", 32 << 20)
-  path = write(text * ((100 << 20) // len(text)), "a.tsv.gz")
-  assert os.path.getsize(path) < 1 << 19
+  monkeypatch.setattr(lines, "FREE_BYTES", 2 << 20)
+  monkeypatch.setattr(lines, "MOST_LINE", 64 << 20)
+  path = write(text * ((32 << 20) // len(text)), "a.tsv.gz")
+  assert os.path.getsize(path) < 150_000
   refused("opens to more than 200 times its size", path)
 
 
