@@ -129,6 +129,12 @@ def test_quotes_that_do_not_fit(write, row):
   refused("line 3 begins a row whose quotes", write(f"text,label\nx,y\n{row}", "a.csv"))
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_csv_file_of_other_separators(write, mark):
+  refused("line 1 names one column", write(f"text{mark}label\na{mark}b\n", "a.csv"))
+  assert values(write("text\na;b\n", "a.csv")) == [("a;b",)]
+
+
 # ---- lines
 
 
@@ -144,6 +150,13 @@ def test_lines_end_in_line_feeds_alone(write):
 )
 def test_a_carriage_return_alone_is_refused(write, content):
   refused("line [12] holds a carriage return", write(content))
+
+
+def test_a_carriage_return_alone_is_refused_among_quotes(write):
+  content = "text\tlabel\ra\tb\r"
+  refused("line 1 holds a carriage return", write(content), quoted=True)
+  refused("line 1 holds a car", write(content.replace("\t", ","), "a.csv"))
+  assert values(write('text,label\n"a\rb",c\n', "a.csv")) == [("a\rb", "c")]
 
 
 @pytest.mark.parametrize(

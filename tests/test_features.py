@@ -180,12 +180,6 @@ def test_targets_of_end_marks_alone_are_refused(vocabulary_file):
     suited.check_targets([*examples, *empty], vocabulary, "train")
 
 
-def test_labels_of_the_same_pieces_are_refused(vocabulary_file):
-  vocabulary = vocabularies.sentencepiece(vocabulary_file)
-  with pytest.raises(ValueError, match="'a b' and 'a  b' .* the same pieces"):
-    suited.check_labels(["a b", "c", "a  b"], vocabulary)
-
-
 # ---- packing
 
 

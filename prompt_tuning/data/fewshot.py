@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.data.metric_needs import MOST_CLASSES
-from prompt_tuning.data.tables import short
 from prompt_tuning.data.task import Example, TextTask
+from prompt_tuning.data.texts import short
 
 # The split under which a wrapped task's own validation stays to be had.
 FULL = "full_validation"
@@ -51,7 +51,7 @@ class FewShot(TextTask):
         f"has {list(self.task.splits)}."
       )
     self._set("name", self.name or f"{self.task.name}_{self.shots}shot_{self.seed}")
-    self._set("labels", self.labels or self.task.labels)
+    self._set("labels", self.task.labels if self.labels is None else self.labels)
     self._set("metrics", self.metrics or self.task.metrics)
     super().__post_init__()
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from prompt_tuning.data import tables
 from prompt_tuning.data.fewshot import check, draw
-from prompt_tuning.data.tables import SHOWN, no_text, short, some
 from prompt_tuning.data.task import MARK, Example, TextTask
+from prompt_tuning.data.texts import SHOWN, no_text, short, some
 
 SPLITS = ("train", "validation", "test")
 _PIECES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")

@@ -57,7 +57,7 @@ def lines(path: str, argument: str) -> Iterator[Line]:
   with _opened(path, argument) as stream:
     for number, data in enumerate(_split(_chunks(stream, path, argument), path), 1):
       data = data.removesuffix(b"\r")
-      if not data.strip(b"\r"):
+      if not data:
         blank += 1
         continue
       for before in range(number - blank, number):
@@ -83,7 +83,7 @@ def _opened(path: str, argument: str) -> Iterator[Any]:
       f"`{argument}` is {path!r}, which does not exist. A relative path starts at the "
       "task's `directory`, or else where the program was started."
     ) from None
-  except OSError as error:
+  except (OSError, ImportError) as error:
     raise ValueError(
       f"`{argument}` is {path!r}, which cannot be read: {error}."
     ) from error

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning.data import sequences
-from prompt_tuning.data.tables import no_text, short, some
 from prompt_tuning.data.task import MARK, Example, TextTask
+from prompt_tuning.data.texts import no_text, short, some
 
 Pairs = Sequence[tuple[str, str]]
 SPLITS = ("train", "validation", "test")

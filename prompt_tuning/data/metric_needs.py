@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning.data import metrics as metric_room
-from prompt_tuning.data.tables import short, some
+from prompt_tuning.data.texts import short, some
 
 NUMBERS = ("pearson", "spearman")
 TWO_CLASSES = ("f1_binary", "multirc")

@@ -71,7 +71,7 @@ class Mixture(TextTask):
       fits = self.rates in RATES
     else:
       self._set("rates", tuple(sequences.items(self.rates, "Mixture.rates", RATE_LIST)))
-      fits = all(map(_is_rate, self.rates))
+      fits = all(map(is_rate, self.rates))
       fits = fits and len(self.rates) == len(self.tasks)
       fits = fits and math.isfinite(sum(self.rates))
     if not fits:
@@ -202,7 +202,8 @@ class Mixture(TextTask):
     ]
 
 
-def _is_rate(value: Any) -> bool:
+def is_rate(value: Any) -> bool:
+  """Whether a value is a finite number above 0."""
   if isinstance(value, bool) or not isinstance(value, Real):
     return False
   return math.isfinite(value) and value > 0

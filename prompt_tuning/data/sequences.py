@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.data.tables import no_text, short
+from prompt_tuning.data.texts import no_text, short
 
 
 def items(value: Any, argument: str, what: str = "a list") -> list[Any]:

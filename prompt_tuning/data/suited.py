@@ -7,7 +7,7 @@ from typing import Any
 
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
-from prompt_tuning.data.tables import short
+from prompt_tuning.data.texts import short
 
 Example = dict[str, Any]
 
@@ -44,23 +44,14 @@ def check_lengths(examples: Sequence[Example], layout: Layout, split: str) -> No
 
 
 def check_labels(labels: Sequence[str] | None, vocabulary: Any) -> None:
-  """Refuses labels that the vocabulary cannot write, or not apart.
+  """Refuses labels that the vocabulary cannot write.
 
   Raises:
-    ValueError: naming the first label that has unknown pieces alone, or two labels
-      whose pieces are the same.
+    ValueError: naming the first label that has unknown pieces alone.
   """
-  known: dict[tuple[int, ...], str] = {}
   for label in labels or ():
-    ids = tuple(map(int, vocabulary.encode(label)))
-    if _unknown(ids, vocabulary):
+    if _unknown(vocabulary.encode(label), vocabulary):
       raise ValueError(_unknown_text(f"The label {label!r} of the task", label))
-    if known.setdefault(ids, label) != label:
-      raise ValueError(
-        f"The labels {known[ids]!r} and {label!r} of the task are the same pieces of "
-        "this backbone's vocabulary, so no answer can tell them apart. Change one "
-        "(`label_map` does)."
-      )
 
 
 def check_targets(

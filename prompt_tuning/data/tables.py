@@ -13,14 +13,13 @@ the line, counted from 1; a row of several lines stands where it begins.
 import collections
 import csv
 import dataclasses
-import itertools
 import json
 import logging
-import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prompt_tuning.data.lines import MOST_LINE, Line, lines
+from prompt_tuning.data.texts import no_text, short, some
 
 KINDS = (
   ".tsv",
@@ -32,10 +31,12 @@ KINDS = (
   ".json",
   ".json.gz",
 )
-# Messages list so many names at the most.
-SHOWN = 10
 _DELIMITERS = {"tsv": "\t", "csv": ","}
 _NAMES = {"tsv": "tabs", "csv": "commas"}
+_RETURN = (
+  "holds a carriage return without a line feed, which ends no line. Save the file with "
+  "the line ends of one system."
+)
 _SWITCH = "`Files.quoted` = True (QUOTED in gin)"
 
 
@@ -112,35 +113,6 @@ def rows(path: str, argument: str, quoted: bool = False) -> Iterator[Row]:
   return _table(path, found, _plain(source))
 
 
-def some(values: Iterable[str], most: int = SHOWN) -> list[str]:
-  """The different values, in order of appearance, cut short."""
-  different = itertools.islice(dict.fromkeys(values), most + 1)
-  found = [v if len(v) <= 80 else f"{v[:77]}..." for v in map(str, different)]
-  return found if len(found) <= most else [*found[:most], "..."]
-
-
-def short(value: Any, most: int = 80) -> str:
-  """A value as messages show it, cut short."""
-  text = repr(value[:most]) if isinstance(value, str) else reprlib.repr(value)
-  return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def no_text(value: str) -> str:
-  """What keeps a value from being a text of a vocabulary; empty where nothing does."""
-  if "\0" in value:
-    return f"the character NUL at its position {value.index(chr(0)) + 1}"
-  if value.isascii():
-    return ""
-  try:
-    value.encode("utf-8")
-  except UnicodeEncodeError as error:
-    return (
-      f"half of a surrogate pair, {value[error.start]!r}, at its position "
-      f"{error.start + 1}: what is left of a character cut in two"
-    )
-  return ""
-
-
 Fields = tuple[Line, list[str]]
 
 
@@ -165,6 +137,11 @@ def _check_header(line: Line, columns: Sequence[str], found: str) -> None:
   if twice:
     raise ValueError(
       f"{line.where} names the column {short(twice[0])} twice: {some(columns)}."
+    )
+  if found == "csv" and len(columns) == 1 and set(columns[0]) & {";", "\t"}:
+    raise ValueError(
+      f"{line.where} names one column, {short(columns[0])}. In a .csv file commas "
+      "separate them: save it with these, or with tabs as .tsv."
     )
   if all(_in_quotes(name) for name in columns) and "\t".join(columns) == line.text:
     raise ValueError(
@@ -192,11 +169,7 @@ def _plain(source: Iterator[Line]) -> Iterator[Fields]:
   count, example = 0, None
   for line in source:
     if "\r" in line.text:
-      raise ValueError(
-        f"{line.where} holds a carriage return without a line feed, which ends no "
-        "line. Save the file with the line ends of one system, or put such a text "
-        "into a JSONL file."
-      )
+      raise ValueError(f"{line.where} {_RETURN}")
     fields = line.text.split("\t")
     if '"' in line.text and any(map(_in_quotes, fields)):
       count, example = count + 1, example or line
@@ -241,7 +214,9 @@ def _quoted(source: Iterator[Line], found: str) -> Iterator[Fields]:
     try:
       fields = next(reader, None)
     except csv.Error as error:
-      where = taken[0].where if taken else "The file"
+      where = taken[0].where
+      if "new-line" in str(error):
+        raise ValueError(f"{where} {_RETURN}") from None
       raise ValueError(
         f"{where} begins a row whose quotes do not fit: {error}. A field in double "
         "quotes ends in one, and those inside it are doubled."

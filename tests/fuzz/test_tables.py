@@ -124,7 +124,7 @@ def expected(name, data):
   """The rows of a file by a second way of reading it."""
   text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
   lines = [line.removesuffix("\r") for line in text.split("\n")]
-  while lines and not lines[-1].strip("\r"):
+  while lines and not lines[-1]:
     lines.pop()
   if "jsonl" in name:
     objects = [json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
