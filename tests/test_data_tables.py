@@ -129,6 +129,11 @@ def test_quotes_that_do_not_fit(write, row):
   refused("line 3 begins a row whose quotes", write(f"text,label\nx,y\n{row}", "a.csv"))
 
 
+@pytest.mark.parametrize("content", ["\na,b\n", "\n\n,\n", ",a\nb,c\n", '"",a\nb,c\n'])
+def test_a_csv_file_whose_columns_have_no_names(write, content):
+  refused("line 1 must name the columns, separated by commas", write(content, "a.csv"))
+
+
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_a_csv_file_of_other_separators(write, mark):
   refused("line 1 names one column", write(f"text{mark}label\na{mark}b\n", "a.csv"))

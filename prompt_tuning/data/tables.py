@@ -128,7 +128,7 @@ def _table(path: str, found: str, source: Iterator[Fields]) -> Iterator[Row]:
 
 
 def _check_header(line: Line, columns: Sequence[str], found: str) -> None:
-  if not all(columns):
+  if not columns or not all(columns):
     raise ValueError(
       f"{line.where} must name the columns, separated by {_NAMES[found]}; it reads "
       f"{short(line.text)}."
