@@ -183,13 +183,19 @@ def test_targets_of_end_marks_alone_are_refused(vocabulary_file):
 # ---- packing
 
 
-def test_far_more_segments_than_a_row_holds_are_said(caplog):
-  packing.check(8, Layout(128, 64, 20))
+def test_far_more_segments_than_a_row_holds_are_fewer(caplog):
+  layout = Layout(128, 64, 20)
+  assert packing.useful(8, layout) == 8 and packing.useful(1, layout) == 1
   assert not caplog.messages
-  packing.check(1000, Layout(128, 64, 20))
-  assert (
-    "PACK_SEGMENTS is 1000" in caplog.text and "set PACK_SEGMENTS = 7" in caplog.text
+  assert packing.useful(1000, layout) == 7
+  (line,) = caplog.messages
+  assert "PACK_SEGMENTS is 1000" in line and "taken as 7" in line
+  most = packing.useful(1000, LAYOUT)
+  few, many = (
+    taken(random_examples(40), 8, pack_segments=segments) for segments in (most, 1000)
   )
+  for left, right in zip(few, many, strict=True):
+    equal(left, right)
 
 
 def unpacked(rows):

@@ -11,27 +11,30 @@ ENCODER = ("inputs", "prompt_index")
 DECODER = ("targets", "decoder_inputs", "decoder_prompt_index")
 
 
-def check(segments: int, layout: Layout) -> None:
-  """Says if S, `segments` of a packed row, is far more than its positions hold.
+def useful(segments: int, layout: Layout) -> int:
+  """S, `segments` of a packed row, or what its positions hold if S is far more.
 
-  Prompts are made for B * S examples a step, whether rows hold so many or not.
+  Prompts are made for B * S examples a step, whether rows hold so many or not. Rows
+  are the same for every S that is no less than what they hold; a lower one is said.
   """
   lengths = layout.lengths
   most = min(
     lengths["inputs"] // (layout.encoder_prompt + 1),
     lengths["targets"] // (layout.decoder_prompt + 1),
   )
-  if segments > 2 * most:
-    logging.warning(
-      "PACK_SEGMENTS is %d, but a row of %d inputs and %d targets holds %d examples at "
-      "the most. Time and memory are spent on the rest: set PACK_SEGMENTS = %d or "
-      "less.",
-      segments,
-      lengths["inputs"],
-      lengths["targets"],
-      most,
-      most,
-    )
+  most = max(most, 2)
+  if segments <= 2 * most:
+    return segments
+  logging.warning(
+    "PACK_SEGMENTS is %d, but a row of %d inputs and %d targets holds no more than %d "
+    "examples: it is taken as %d.",
+    segments,
+    lengths["inputs"],
+    lengths["targets"],
+    most,
+    most,
+  )
+  return most
 
 
 def pack(

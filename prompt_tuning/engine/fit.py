@@ -154,8 +154,10 @@ def prepare(
       f"`TRAINABLE` is empty, but TRAIN_STEPS is {recipe.plan.steps}. Name a branch, "
       "or set TRAIN_STEPS = 0 to evaluate only."
     )
-  if recipe.pack_segments > 1:
-    packing.check(recipe.pack_segments, layout)
+  segments = packing.useful(recipe.pack_segments, layout)
+  if segments < recipe.pack_segments:
+    recipe = dataclasses.replace(recipe, pack_segments=segments)
+    model = dataclasses.replace(model, segments=segments)
   source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
   validation = None
   if "validation" in task.splits:
@@ -163,9 +165,7 @@ def prepare(
     batching.check_lengths(validation.examples, layout, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
     if not task.streams:
-      batching.check_targets(
-        validation.examples, vocabulary, "validation", task.labels
-      )
+      batching.check_targets(validation.examples, vocabulary, "validation", task.labels)
   if trains and recipe.cache_codes:
     codes.check(model, recipe.trainable, callable(source))
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)
