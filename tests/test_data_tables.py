@@ -5,6 +5,7 @@ import gzip
 import itertools
 import os
 import time
+import tracemalloc
 
 import pytest
 
@@ -65,6 +66,23 @@ def test_rows_come_before_the_end_is_read(write, name):
   with pytest.raises(ValueError, match="is not UTF-8"):
     for _ in found:
       pass
+
+
+@pytest.mark.parametrize("name", ["a.tsv.gz", "a.csv", "a.jsonl"])
+def test_memory_holds_a_part_of_a_file(write, monkeypatch, name):
+  monkeypatch.setattr(lines, "CHUNK", 1 << 14)
+  row, header = "x" * 70 + "\ty\n", "text\tlabel\n"
+  if "csv" in name:
+    row, header = row.replace("\t", ","), "text,label\n"
+  if "json" in name:
+    row, header = f'{{"text": "{"x" * 70}", "label": "y"}}\n', ""
+  path = write(header + row * 30_000, name)
+  tracemalloc.start()
+  try:
+    assert sum(1 for _ in tables.rows(path, "FILE")) == 30_000
+    assert tracemalloc.get_traced_memory()[1] < 400_000
+  finally:
+    tracemalloc.stop()
 
 
 # ---- quotes
