@@ -192,15 +192,15 @@ def test_labels_are_spelled_as_files_spell_them():
 
 
 class Column:
-  """As a column of a data frame: an array in all but name."""
+  """As a column of a data frame, or a frame: an array in all but name."""
 
-  ndim = 1
-
-  def __init__(self, values):
-    self.values = values
+  def __init__(self, values, ndim=1):
+    self.values, self.ndim = values, ndim
 
   def __array__(self, dtype=None, copy=None):
-    return np.array(self.values, dtype=object)
+    column = np.empty(len(self.values), object)
+    column[:] = self.values
+    return column if self.ndim == 1 else np.array(self.values, object)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +211,7 @@ class Column:
     np.array([["a", "b"], ["c", "d"]], object),
     [np.array(["a", "b"]), ["c", "d"]],
     Column([("a", "b"), ("c", "d")]),
+    Column([("a", "b"), ("c", "d")], ndim=2),
   ],
 )
 def test_what_counts_as_a_list_of_pairs(pairs):
@@ -228,6 +229,8 @@ def test_what_counts_as_a_list_of_pairs(pairs):
     (zip("a", "b", strict=True), r"list of pairs.*zip object.*list\(\.\.\.\)"),
     (7, "list of pairs of texts, got 7"),
     (["ab"], r"train\[0\].*input text, target text.*'ab'"),
+    (Column([("a", "b", "c")], ndim=2), r"train\[0\].*input text, target text"),
+    (Column(["ab", "cd"]), r"train\[0\].*input text, target text"),
     ([("a", 1)], r"train\[0\].*1 is no text"),
     ([("a", None)], r"train\[0\].*None is no text"),
     ([("a", "b"), ("a", "b", "c")], r"train\[1\].*input text, target text"),

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from prompt_tuning.data import sequences
 from prompt_tuning.data.task import MARK, Example, TextTask
 from prompt_tuning.data.texts import no_text, short, some
@@ -18,7 +20,8 @@ class Lists(TextTask):
 
   Attributes:
     train, validation, test: the pairs of each split; at least one split. A list may be
-      a tuple, an array or a column, see `data.sequences`, and so may a pair.
+      a tuple, an array or a column, see `data.sequences`, and so may a pair; an array
+      or a frame of two columns holds pairs, too.
   """
 
   train: Pairs | None = None
@@ -66,13 +69,11 @@ def pairs(value: Any, argument: str) -> list[tuple[str, str]]:
       list of pairs of texts.
   """
   what = "a list of pairs of texts"
-  found = value if _is_table(value) else sequences.items(value, argument, what)
+  if hasattr(value, "__array__") and getattr(value, "ndim", 0) == 2:
+    found = np.asarray(value).tolist()
+  else:
+    found = sequences.items(value, argument, what)
   return [_pair(item, f"`{argument}[{i}]`") for i, item in enumerate(found)]
-
-
-def _is_table(value: Any) -> bool:
-  """Whether a value is an array [N 2]."""
-  return getattr(value, "ndim", 0) == 2 and hasattr(value, "tolist")
 
 
 def _pair(item: Any, where: str) -> tuple[str, str]:
