@@ -115,6 +115,10 @@ def test_choice_without_labels(run):
     ("text\tlabel\nx\tneutral\n", ["line 2", "'neutral'", "Files.labels"]),
     (b"text\tlabel\nx\tpositive\n\xe9\tpositive\n", ["line 3", "not UTF-8", "0xe9"]),
     ("text\tlabel\nx\t\n", ["line 2", "target is empty"]),
+    ("text\tlabel\nx\0\tpositive\n", ["line 2", "NUL"]),
+    ('"text"\t"label"\n"x"\t"positive"\n', ["line 1", "in quotes", "QUOTED"]),
+    ("text\tlabel\rx\tpositive\r", ["line 1", "carriage return"]),
+    ("", ["other.tsv is empty"]),
     (
       "text\tlabel\n"
       + "one two three four five six seven eight nine ten\tpositive\n" * 3,
@@ -126,6 +130,36 @@ def test_tables(run, tmp_path, content, words):
   lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}"
   line = run(table(tmp_path, content), lengths)
   assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["TARGETS=None", "LABELS=None"], ["target '' of example 0", "empty", "TARGETS"]),
+    (["METRICS=('pearson',)"], ["'pearson'", "numbers", "'negative'"]),
+    (["METRICS=('spearman',)", "LABELS=None"], ["'spearman'", "target 'positive'"]),
+    (["METRICS=('multirc',)"], ["'multirc'", "'group'"]),
+    (["METRICS=('f1_binary',)", "LABELS=('a', 'b', 'c')"], ["two classes", "3 labels"]),
+    (["LABELS='positive'"], ["Files.labels", "list", "'positive'"]),
+    (["LABELS=[0.5, 1.5]"], ["Files.labels", "0.5", "quotes"]),
+    (["LABELS=[0, 1]"], ["line 2", "'positive'", "['0', '1']"]),
+    (["QUOTED=1"], ["Files.quoted", "True or False"]),
+    (["SHOTS=0"], ["Files.shots", "at least 1"]),
+    (
+      ["TRUNCATE=True", "TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 1}"],
+      ["2 of 2", "targets", "nothing but end marks"],
+    ),
+  ],
+)
+def test_tasks(run, flags, words):
+  line = run(*(f"--gin.{flag}" for flag in flags))
+  assert all(word in line for word in words), line
+
+
+def test_a_pipe_in_place_of_a_table(run, tmp_path):
+  os.mkfifo(tmp_path / "pipe.tsv")
+  line = run(f"--gin.TRAIN_FILE='{tmp_path}/pipe.tsv'")
+  assert "Files.train" in line and "not a regular file" in line
 
 
 def test_a_label_outside_the_map(run):

@@ -1,6 +1,7 @@
 """Length buckets: which are chosen, what their batches hold, how a run uses them."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -26,6 +27,15 @@ def test_no_choice_leaves_fewer_pads(count):
   others = itertools.combinations(sizes[:-1], min(count, len(sizes)) - 1)
   best = min(positions(LENGTHS, (*other, 200)) for other in others)
   assert positions(LENGTHS, chosen) == best
+
+
+def test_many_lengths_take_seconds():
+  start = time.monotonic()
+  lengths = range(1, 50_000)
+  assert len(buckets.choose(lengths, 4)) == 4
+  few = range(1, 1600)
+  assert len(buckets.choose(few, 10**9)) == 100
+  assert time.monotonic() - start < 10
 
 
 def test_no_bucket_and_no_example_are_refused():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -208,3 +209,10 @@ def test_labels_become_rows_and_scores_become_labels():
 def test_bad_words_are_refused(make, named):
   with pytest.raises(ValueError, match=named):
     make()
+
+
+def test_many_labels_are_made_into_pieces_in_seconds():
+  labels = [str(i) for i in range(50_000)]
+  start = time.monotonic()
+  assert len(choice.label_rows(labels, lambda text: [int(text) + 3])) == 50_000
+  assert time.monotonic() - start < 5

@@ -23,6 +23,9 @@ class Letters:
   def encode(self, text):
     return tools.encode(text)
 
+  def decode(self, ids):
+    return " ".join(map(str, ids))
+
 
 PAIRS = [("abcdefghijkl"[: (3, 2, 12)[i % 3]], "xyz"[: 1 + i % 2]) for i in range(9)]
 # Tiny programs that run once.

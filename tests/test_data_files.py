@@ -1,6 +1,7 @@
 """Files: templates, labels, filters, draws, and errors that name file and line."""
 
 import gzip
+import time
 
 import pytest
 
@@ -152,7 +153,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
   refused("Files.train.*'/no/such.tsv', which does not exist", "/no/such.tsv")
   (tmp_path / "d.tsv").mkdir()
   refused("cannot be read", str(tmp_path / "d.tsv"))
-  refused("must end in one of .tsv", write("a,b\n", "a.csv"))
+  refused("must end in one of .tsv", write("a b\n", "a.txt"))
   gz = tmp_path / "plain.tsv.gz"
   gz.write_bytes(TSV.encode())
   refused("plain.tsv.gz', which is no whole gzip file", str(gz))
@@ -190,7 +191,9 @@ def test_columns_that_are_not_there(write):
 
 def test_jsonl_that_does_not_fit(write):
   refused(r"a.jsonl line 1 holds a JSON list", write("[1]\n", "a.jsonl"))
-  refused(r"a.jsonl line 2 is not JSON", write('{"a": 1}\n{"a": \n', "a.jsonl"))
+  refused(
+    r"a.jsonl line 2 is not JSON", write('{"text": 1, "label": 2}\n{"a": \n', "a.jsonl")
+  )
   refused("line 1 has the key 'a' twice", write('{"a": 1, "a": 2}', "a.jsonl"))
   refused(
     r"line 1: the column 'text' .* holds \['b'\]",
@@ -213,3 +216,97 @@ def test_an_empty_field_may_be_an_input(write):
 def test_a_task_needs_a_file():
   with pytest.raises(ValueError, match="names no file"):
     files.Files()
+
+
+# ---- quotes, odd characters, draws, numbers
+
+
+QUOTED = 'text\tlabel\n"He said ""fine"""\tgood\n"two\nlines"\tbad\n'
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.csv.gz"])
+def test_quoted_files(write, name):
+  content = QUOTED if "tsv" in name else QUOTED.replace("\t", ",")
+  rows = read(write(content, name), quoted="tsv" in name, targets="{label}")
+  assert rows == [
+    {"inputs": 'He said "fine"', "targets": "good"},
+    {"inputs": "two\nlines", "targets": "bad"},
+  ]
+  fields = {"quoted": "tsv" in name, "labels": ("good", "fine")}
+  refused("line 3: the target 'bad' is not among", write(content, name), **fields)
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "words"),
+  [
+    ("quoted", "yes", "True or False, got 'yes'"),
+    ("label_map", "positive", "such as.*'positive'"),
+    ("rows", ["seed"], "such as.*'seed'"),
+    ("train", 5, "a path in quotes, got 5"),
+    ("directory", 5, "a path in quotes, got 5"),
+    ("shots", 2.5, "whole number, at least 1, got 2.5"),
+    ("shots", 0, "whole number, at least 1, got 0"),
+    ("inputs", "a\0{text}", "NUL at its position 2"),
+    ("targets", "{label}\ud83d", "surrogate"),
+  ],
+)
+def test_fields_of_another_kind(field, value, words):
+  with pytest.raises(ValueError, match=f"Files.{field}.*{words}"):
+    files.Files(**{"train": "a.tsv", field: value})
+  with pytest.raises(ValueError, match="Files.shot_seed.*at least 0, got -1"):
+    files.Files(train="a.tsv", shots=1, shot_seed=-1)
+
+
+def test_a_path_may_be_an_object(write, tmp_path):
+  write(TSV)
+  assert len(read(tmp_path / "train.tsv")) == 2
+  assert len(read("train.tsv", directory=tmp_path)) == 2
+
+
+def test_characters_that_are_none(write):
+  rows = '{"text": "a", "label": "b"}\n{"text": "a \\ud83d", "label": "b"}\n'
+  match = "a.jsonl line 2: the column 'text' of `Files.inputs` holds half of a surrog"
+  refused(match, write(rows, "a.jsonl"))
+  refused(
+    "line 2: .*`Files.targets`.*NUL",
+    write('\n{"text": "", "label": "\\u0000"}', "a.jsonl"),
+  )
+  refused(
+    "train.tsv line 3 holds the character NUL", write("text\tlabel\na\tb\na\0\tb\n")
+  )
+
+
+def test_labels_that_are_numbers(write):
+  task = files.Files(train=write(TSV), labels=[0, 1])
+  assert task.labels == ("0", "1")
+  assert [e["targets"] for e in task.examples("train")] == ["0", "1"]
+
+
+def test_a_draw_without_labels_goes_by_targets(write, caplog):
+  rows = "".join(f"{i}\t{'rare' if i % 20 == 19 else 'common'}\n" for i in range(200))
+  path = write("text\tlabel\n" + rows)
+  targets = [example["targets"] for example in read(path, shots=8)]
+  assert sorted(targets) == ["common"] * 8 + ["rare"] * 8 and not caplog.messages
+  assert len(read(path, shots=8, targets="{text}")) == 8
+  assert "`Files.shots`: the task names no labels" in caplog.text
+
+
+def test_a_hundred_thousand_labels_take_seconds(write):
+  content = "text\tlabel\n" + "".join(f"a\t{i}\n" for i in range(100_000))
+  labels = [str(i) for i in range(100_000)]
+  start = time.monotonic()
+  task = files.Files(train=write(content), labels=labels)
+  assert len(task.examples("train")) == 100_000
+  assert time.monotonic() - start < 10
+  path = write("text\tlabel\na\tx\n")
+  with pytest.raises(ValueError, match="not among") as error:
+    read(path, labels=labels)
+  assert len(str(error.value)) < 1000
+
+
+def test_a_thousand_keys_a_row_take_seconds(write):
+  row = '{"text": "a", "label": "b", ' + ", ".join(f'"k{i}": {i}' for i in range(1000))
+  path = write((row + "}\n") * 1000, "a.jsonl")
+  start = time.monotonic()
+  assert len(read(path)) == 1000
+  assert time.monotonic() - start < 10

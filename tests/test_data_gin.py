@@ -129,6 +129,11 @@ def test_any_files(tmp_path):
   assert task.examples("train") == [
     {"inputs": "question: is it passage: It is.", "targets": "yes"}
   ]
+  quoted = tmp_path / "q.tsv"
+  quoted.write_text('q\tlabel\n"a ""b"""\tyes\n')
+  flags = ["VALIDATION_FILE = None", "INPUTS = '{q}'", "QUOTED = True"]
+  task, _ = made("files", f"TRAIN_FILE = '{quoted}'", *flags)
+  assert task.examples("train") == [{"inputs": 'a "b"', "targets": "yes"}]
   with pytest.raises(TypeError, match="in scope 'TRAIN_FILE'"):
     made("files", "VALIDATION_FILE = 'a.tsv'")
 

@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import time
 import types
 
 import pytest
@@ -68,6 +69,47 @@ def test_validation_shots_are_disjoint_and_leave_the_rest_to_be_had():
   assert len(validation) == 12
   assert not set(validation) & set(inputs(drawn.examples("train")))
   assert drawn.examples("full_validation") == films.examples("validation")
+
+
+def one_in_twenty(count=200):
+  return [(f"{i}", "rare" if i % 20 == 19 else "common") for i in range(count)]
+
+
+def test_few_shots_without_labels_are_drawn_by_targets_that_repeat(caplog):
+  drawn = fewshot.FewShot(lists.Lists(one_in_twenty()), 8).examples("train")
+  targets = [example["targets"] for example in drawn]
+  assert sorted(targets) == ["common"] * 8 + ["rare"] * 8
+  labelled = lists.Lists(one_in_twenty(), labels=("common", "rare"))
+  assert drawn == fewshot.FewShot(labelled, 8).examples("train")
+  assert not caplog.messages
+
+
+def test_few_shots_that_cannot_be_drawn_by_targets_say_so(caplog):
+  drawn = fewshot.FewShot(lists.Lists(one_in_twenty(40)), 8).examples("train")
+  assert len(drawn) == 8
+  (line,) = caplog.messages
+  assert "only 2 examples have the target 'rare'" in line and "altogether" in line
+  caplog.clear()
+  free = lists.Lists([(f"q {i}", f"a {i}") for i in range(10)])
+  assert len(fewshot.FewShot(free, 3).examples("train")) == 3
+  (line,) = caplog.messages
+  assert "10 different targets in 10 examples" in line and "LABELS" in line
+
+
+def test_few_shots_of_many_labels_take_no_longer_than_reading_them():
+  labels = tuple(f"{i}" for i in range(20_000))
+  start = time.monotonic()
+  (chosen,) = fewshot.draw(labels, labels, [1], 0, "shots", "it")
+  assert chosen == list(range(20_000))
+  assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("shots", [0, -1, 2.5, "2", True])
+def test_shots_are_whole_numbers(shots):
+  with pytest.raises(ValueError, match="FewShot.shots.*whole number, at least 1"):
+    fewshot.FewShot(task("films", 10), shots)
+  with pytest.raises(ValueError, match="FewShot.seed.*whole number, at least 0"):
+    fewshot.FewShot(task("films", 10), 1, -1)
 
 
 def test_few_shots_without_labels_are_drawn_from_all():
@@ -177,7 +219,9 @@ def test_bad_mixtures_are_refused():
     mixtures.Mixture([task("a", 3), task("a", 3)])
   with pytest.raises(ValueError, match="different names"):
     mixtures.Mixture([])
-  for rates in ((1,), (1, 0), "evenly"):
+  odd = float("inf"), float("nan"), -1, True, "1", None, [1], 1e308
+  pairs = [(1, rate) for rate in odd[:-1]] + [(odd[-1], odd[-1])]
+  for rates in ((1,), (1, 0), "evenly", *pairs):
     with pytest.raises(ValueError, match="Mixture.rates.*2 numbers above 0"):
       mixtures.Mixture([task("a", 3), task("b", 3)], rates)
   with pytest.raises(ValueError, match="Mixture.cap"):

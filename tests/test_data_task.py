@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -171,6 +172,87 @@ def test_lists_are_checked():
     made(train=[(f"{task.MARK} a {task.MARK}", "b")])
   with pytest.raises(ValueError, match=r"validation\[0\].*'bad'.*positive"):
     made(validation=[("a", "bad")], labels=("positive", "negative"))
+
+
+def test_labels_are_spelled_as_files_spell_them():
+  pairs = [("a", "0"), ("b", "1")]
+  for labels in ([0, 1], np.array([0, 1]), np.array(["0", "1"]), ("0", "1")):
+    assert made(train=pairs, labels=labels).labels == ("0", "1")
+  assert made(train=[("a", "True")], labels=[False, True]).labels == ("False", "True")
+  for labels in ([0.5, 1.0], [None, "a"], ["a", " "], [0, "0"], ["a", "b\ud83d"]):
+    with pytest.raises(ValueError, match="Lists.labels"):
+      made(train=pairs, labels=labels)
+  for labels in ({"a", "b"}, (x for x in "ab"), 5, {"a": 1, "b": 2}):
+    with pytest.raises(ValueError, match="Lists.labels.*two or more different"):
+      made(train=pairs, labels=labels)
+  with pytest.raises(ValueError, match="Lists.metrics.*must be a list"):
+    made(metrics=5)
+  with pytest.raises(ValueError, match="`metrics` names 5"):
+    made(metrics=[5])
+
+
+class Column:
+  """As a column of a data frame, or a frame: an array in all but name."""
+
+  def __init__(self, values, ndim=1):
+    self.values, self.ndim = values, ndim
+
+  def __array__(self, dtype=None, copy=None):
+    column = np.empty(len(self.values), object)
+    column[:] = self.values
+    return column if self.ndim == 1 else np.array(self.values, object)
+
+
+@pytest.mark.parametrize(
+  "pairs",
+  [
+    (("a", "b"), ("c", "d")),
+    np.array([["a", "b"], ["c", "d"]]),
+    np.array([["a", "b"], ["c", "d"]], object),
+    [np.array(["a", "b"]), ["c", "d"]],
+    Column([("a", "b"), ("c", "d")]),
+    Column([("a", "b"), ("c", "d")], ndim=2),
+  ],
+)
+def test_what_counts_as_a_list_of_pairs(pairs):
+  task_of_pairs = lists.Lists(train=pairs)
+  assert task_of_pairs.train == [("a", "b"), ("c", "d")]
+  texts = [text for pair in task_of_pairs.train for text in pair]
+  assert {type(text) for text in texts} == {str}
+
+
+@pytest.mark.parametrize(
+  ("pairs", "words"),
+  [
+    ("ab", "list of pairs.*'ab'.*no list of its letters"),
+    ({"a": "b"}, r"list of pairs.*\{'a': 'b'\}.*list\(\.\.\.\)"),
+    (zip("a", "b", strict=True), r"list of pairs.*zip object.*list\(\.\.\.\)"),
+    (7, "list of pairs of texts, got 7"),
+    (["ab"], r"train\[0\].*input text, target text.*'ab'"),
+    (Column([("a", "b", "c")], ndim=2), r"train\[0\].*input text, target text"),
+    (Column(["ab", "cd"]), r"train\[0\].*input text, target text"),
+    ([("a", 1)], r"train\[0\].*1 is no text"),
+    ([("a", None)], r"train\[0\].*None is no text"),
+    ([("a", "b"), ("a", "b", "c")], r"train\[1\].*input text, target text"),
+    ([{"a": 1, "b": 2}], r"train\[0\].*input text, target text"),
+    (np.array(["ab", "cd"]), r"train\[0\].*input text, target text"),
+    ([("a\ud83d", "b")], r"train\[0\].*surrogate.*position 2"),
+    ([("a", "b"), ("a", "\0")], r"train\[1\].*NUL"),
+  ],
+)
+def test_what_does_not(pairs, words):
+  with pytest.raises(ValueError, match=f"Lists.{words}|Lists.train.*{words}"):
+    lists.Lists(train=pairs)
+
+
+def test_many_labels_take_no_longer_than_reading_them():
+  labels = [f"label {i}" for i in range(50_000)]
+  start = time.monotonic()
+  many = lists.Lists(train=[("a", label) for label in labels], labels=labels)
+  assert time.monotonic() - start < 5
+  with pytest.raises(ValueError, match=r"train\[0\].*'x'.*'\.\.\.'") as error:
+    lists.Lists(train=[("a", "x")], labels=many.labels)
+  assert len(str(error.value)) < 500
 
 
 def test_score_compares_with_a_split():

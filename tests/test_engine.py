@@ -610,6 +610,9 @@ class Letters:
   def encode(self, text):
     return [3 + ord(letter) % 8 for letter in text]
 
+  def decode(self, ids):
+    return "".join(chr(96 + (piece - 3) % 8) for piece in ids)
+
 
 PAIRS = [("abc"[i % 3] * (i + 1), "xy"[i % 2]) for i in range(6)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from prompt_tuning.core.model import RESERVED_ID
 from prompt_tuning.data import batches as batching
-from prompt_tuning.data import vocabularies
+from prompt_tuning.data import packing, suited, vocabularies
 from prompt_tuning.data.converter import PromptFeatureConverter
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.lists import Lists
@@ -156,7 +156,46 @@ def test_targets_of_unknown_pieces_alone_are_refused(vocabulary_file):
     batching.check_labels(["good", "\u6f22"], vocabulary)
 
 
+def test_targets_that_are_not_given_back_are_counted(vocabulary_file, caplog):
+  vocabulary = vocabularies.sentencepiece(vocabulary_file)
+  rows = [("x", target) for target in ("very  good", "very  good", "bad", " fine ")]
+  examples = Lists(train=rows).tokens(vocabulary, "train")
+  suited.check_targets(examples, vocabulary, "train")
+  (line,) = caplog.messages
+  assert "2 of 4 targets" in line and "'very  good' is read as 'very good'" in line
+  caplog.clear()
+  suited.check_targets(examples, vocabulary, "train", ["very  good", "bad"])
+  own = Lists(train=rows).tokens(vocabularies.byte(), "train")
+  suited.check_targets(own, vocabularies.byte(), "train")
+  assert not caplog.messages
+
+
+def test_targets_of_end_marks_alone_are_refused(vocabulary_file):
+  vocabulary = vocabularies.sentencepiece(vocabulary_file)
+  examples = Lists(train=[("x", "very good")]).tokens(vocabulary, "train")
+  with pytest.raises(ValueError, match="nothing but end marks.*'targets'"):
+    suited.check_lengths(examples, Layout(9, 1, truncate=True), "train")
+  empty = [{"targets": [vocabulary.eos_id], "targets_pretokenized": b""}]
+  with pytest.raises(ValueError, match="example 1 of the split 'train' is empty"):
+    suited.check_targets([*examples, *empty], vocabulary, "train")
+
+
 # ---- packing
+
+
+def test_far_more_segments_than_a_row_holds_are_fewer(caplog):
+  layout = Layout(128, 64, 20)
+  assert packing.useful(8, layout) == 8 and packing.useful(1, layout) == 1
+  assert not caplog.messages
+  assert packing.useful(1000, layout) == 7
+  (line,) = caplog.messages
+  assert "PACK_SEGMENTS is 1000" in line and "taken as 7" in line
+  most = packing.useful(1000, LAYOUT)
+  few, many = (
+    taken(random_examples(40), 8, pack_segments=segments) for segments in (most, 1000)
+  )
+  for left, right in zip(few, many, strict=True):
+    equal(left, right)
 
 
 def unpacked(rows):

@@ -1,8 +1,11 @@
 """Metrics against figures worked out by hand."""
 
+import random
+import time
+
 import pytest
 
-from prompt_tuning.data import metrics
+from prompt_tuning.data import metric_needs, metrics
 
 
 def test_unknown_name_suggests_the_nearest():
@@ -131,3 +134,66 @@ def test_no_prediction_crashes(name):
   for stray in ("", "  ", "\n", "nan", "yes no", "\U0001f600", "1e400"):
     scores = metrics.score((name,), targets, [stray] * 3, ("no", "yes"), examples)
     assert all(0 <= value < 100 for value in scores.values()), (stray, scores)
+
+
+# ---- what a metric asks of a task
+
+
+def rows(*targets):
+  return [{"inputs": "x", "targets": target} for target in targets]
+
+
+@pytest.mark.parametrize(
+  ("name", "targets", "words"),
+  [
+    ("pearson", ["1.5", "high"], "correlates numbers.*'high' of example 1"),
+    ("spearman", ["1", "nan"], "correlates numbers.*'nan'"),
+    ("f1_binary", ["a", "b", "c"], "two classes.*3 different targets: .'a', 'b', 'c'"),
+    ("multirc", ["a", "b"], "'multirc' needs examples with 'group'"),
+    ("wsc", ["a"], "'wsc' needs examples with 'label'"),
+    ("matthews", [str(i) for i in range(65)], "65 different targets.*LABELS"),
+    ("f1_macro", [str(i) for i in range(65)], "65 different targets.*LABELS"),
+  ],
+)
+def test_a_split_that_a_metric_cannot_score(name, targets, words):
+  with pytest.raises(ValueError, match=f"{name}.*{words}|{words}"):
+    metric_needs.check_examples((name,), rows(*targets), None, "validation")
+
+
+@pytest.mark.parametrize("name", ["pearson", "f1_binary", "matthews", "rouge"])
+def test_a_split_that_a_metric_can_score(name):
+  metric_needs.check_examples((name,), rows("1", "2.5", "1"), None, "validation")
+  metric_needs.check((name,), ("0", "1"))
+
+
+def test_labels_that_a_metric_rules_out():
+  with pytest.raises(
+    ValueError, match="f1_binary.*two classes.* are 3 labels"
+  ):
+    metric_needs.check(("accuracy", "f1_binary"), ("a", "b", "c"))
+  with pytest.raises(ValueError, match="pearson.*numbers, but the label 'b' is none"):
+    metric_needs.check(("pearson",), ("1", "b"))
+  metric_needs.check(("f1_macro", "matthews"), ("a", "b", "c"))
+
+
+def test_matthews_is_that_of_sklearn():
+  from sklearn.metrics import matthews_corrcoef
+
+  rng = random.Random(0)
+  for _ in range(20):
+    targets, said = ([rng.choice("abcd") for _ in range(30)] for _ in range(2))
+    score = metrics.matthews(targets, said, "abcd")["matthews"]
+    assert score == pytest.approx(100 * matthews_corrcoef(targets, said))
+
+
+def test_scores_of_many_labels_take_no_longer_than_reading_them():
+  labels = [str(i) for i in range(100_000)]
+  start = time.monotonic()
+  assert metrics.matthews(labels, labels, labels) == {"matthews": 100.0}
+  assert metrics.f1_binary(labels, labels, labels=labels) == {"f1_binary": 100.0}
+  assert time.monotonic() - start < 5
+
+
+def test_a_correlation_of_what_overflows_is_none():
+  scores = metrics.pearson(["1", "2", "3"], ["1e308", "-1e308", "1e308"])
+  assert scores == {"pearson": 0.0}

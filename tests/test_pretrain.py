@@ -169,7 +169,7 @@ def test_blend(folder, vocabulary):
   assert held_out and all(vocabulary.vocab_size - 1 in row for row, _ in held_out)
   with pytest.raises(ValueError, match="no split 'test'"):
     blend.dataset(vocabulary, "test")
-  for rates in ([1.0], [1.0, 0.0]):
+  for rates in ([1.0], [1.0, 0.0], [float("nan"), 1.0], [1.0, float("inf")]):
     with pytest.raises(ValueError, match="one positive rate for each"):
       pretrain.Blend(name="b", tasks=tasks, rates=rates)
 

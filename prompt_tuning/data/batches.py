@@ -6,9 +6,7 @@ is read on and on, and skipped forward when training resumes.
 """
 
 import itertools
-import logging
 import queue
-import string
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,82 +16,26 @@ import numpy as np
 from prompt_tuning.data import buckets as bucketing
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.packing import pack
+from prompt_tuning.data.suited import check_labels, check_lengths, check_targets
+
+__all__ = [
+  "ahead",
+  "batches",
+  "check_labels",
+  "check_lengths",
+  "check_targets",
+  "epoch_order",
+  "every",
+  "shuffled",
+  "stack",
+  "train_batches",
+]
 
 # More batches than this are sorted by length.
 MANY = 8
 
 Example = dict[str, Any]
 Batch = dict[str, np.ndarray]
-
-
-def check_lengths(examples: Sequence[Example], layout: Layout, split: str) -> None:
-  """Counts what is longer than the layout; refuses it unless told to truncate.
-
-  Raises:
-    ValueError: if the split is empty, or an example is too long and
-      `layout.truncate` is off.
-  """
-  if not examples:
-    raise ValueError(f"The split {split!r} holds no examples.")
-  for name in ("inputs", "targets"):
-    longest = max(len(example[name]) for example in examples)
-    limit = getattr(layout, name)
-    over = sum(len(example[name]) > limit for example in examples)
-    if not over:
-      continue
-    facts = (
-      f"{over} of {len(examples)} examples of the split {split!r} have {name} longer "
-      f"than the {limit} of TASK_FEATURE_LENGTHS (the longest: {longest})."
-    )
-    if not layout.truncate:
-      raise ValueError(
-        f"{facts} Raise TASK_FEATURE_LENGTHS[{name!r}], or set TRUNCATE = True."
-      )
-    logging.warning("%s They are cut.", facts)
-
-
-def check_labels(labels: Sequence[str] | None, vocabulary: Any) -> None:
-  """Refuses labels that the vocabulary cannot write.
-
-  Raises:
-    ValueError: naming the first label that has unknown pieces alone.
-  """
-  for label in labels or ():
-    if _unknown(vocabulary.encode(label), vocabulary):
-      raise ValueError(_unknown_text(f"The label {label!r} of the task", label))
-
-
-def check_targets(examples: Sequence[Example], vocabulary: Any, split: str) -> None:
-  """Refuses targets that the vocabulary cannot write.
-
-  Raises:
-    ValueError: naming the first target that has unknown pieces alone.
-  """
-  for number, example in enumerate(examples):
-    if _unknown(example["targets"], vocabulary):
-      text = example.get("targets_pretokenized", b"")
-      text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-      where = f"The target {text!r} of example {number} of the split {split!r}"
-      raise ValueError(_unknown_text(where, text))
-
-
-def _unknown(ids: Iterable[int], vocabulary: Any) -> bool:
-  """Whether ids hold unknown pieces, and else nothing but space and end marks."""
-  unknown = getattr(vocabulary, "unk_id", None)
-  pieces = {int(piece) for piece in ids}
-  if unknown is None or unknown not in pieces:
-    return False
-  rest = pieces - {unknown, vocabulary.eos_id}
-  return not any(vocabulary.decode([piece]).strip() for piece in rest)
-
-
-def _unknown_text(what: str, text: str) -> str:
-  characters = "".join(sorted(set(text) - set(string.whitespace)))
-  return (
-    f"{what} cannot be written with this backbone's vocabulary: all its pieces are "
-    f"unknown (characters {characters!r}). Give it another word (`label_map` does), or "
-    "use a backbone whose vocabulary has these characters."
-  )
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:

@@ -4,6 +4,7 @@ Each example goes to the shortest bucket that holds its inputs, and a bucket tha
 full becomes a batch; a step is compiled once a bucket.
 """
 
+import bisect
 import collections
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,18 +40,25 @@ def choose(lengths: Sequence[int], count: int) -> tuple[int, ...]:
   histogram = sorted(collections.Counter(rounded).items())
   sizes = [size for size, _ in histogram]
   before = list(itertools.accumulate((n for _, n in histogram), initial=0))
-  # best[j]: (positions, buckets) of the examples up to sizes[j - 1].
-  best: list[tuple[int, tuple[int, ...]]] = [(0, ())]
-  for j in range(1, len(sizes) + 1):
-    best.append((before[j] * sizes[j - 1], (sizes[j - 1],)))
-  for _ in range(count - 1):
-    # From the back, so that what is read has one bucket less.
-    for j in range(len(sizes), 0, -1):
-      for i in range(1, j):
-        cost = best[i][0] + (before[j] - before[i]) * sizes[j - 1]
-        if cost < best[j][0]:
-          best[j] = cost, (*best[i][1], sizes[j - 1])
-  return best[-1][1]
+  # cost[j]: fewest positions of the examples up to sizes[j - 1]. starts[k][j]: where
+  # the last bucket begins if one more is allowed; 0 where that makes it no better.
+  until = np.array(before)
+  cost = until * np.array([0, *sizes])
+  starts = []
+  for _ in range(min(count, len(sizes)) - 1):
+    fewer, start = cost.copy(), np.zeros(len(cost), int)
+    for j in range(2, len(cost)):
+      costs = fewer[1:j] + (until[j] - until[1:j]) * sizes[j - 1]
+      i = int(costs.argmin())
+      if costs[i] < fewer[j]:
+        cost[j], start[j] = costs[i], i + 1
+    starts.append(start)
+  chosen, j = [], len(sizes)
+  for start in reversed(starts):
+    if start[j]:
+      chosen.append(sizes[j - 1])
+      j = start[j]
+  return (*reversed([*chosen, sizes[j - 1]]),)
 
 
 def batches(
@@ -66,7 +74,7 @@ def batches(
   """
   waiting: dict[int, list[Row]] = {bucket: [] for bucket in buckets}
   for row in features:
-    bucket = next(b for b in buckets if len(row["inputs"]) <= b)
+    bucket = buckets[bisect.bisect_left(buckets, len(row["inputs"]))]
     waiting[bucket].append(row)
     if len(waiting[bucket]) == size:
       fitted = {**lengths, "inputs": bucket, "prompt_index": bucket}

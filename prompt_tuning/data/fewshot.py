@@ -5,11 +5,15 @@ among the 16 of the same seed, and validation examples never change the training
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data.metric_needs import MOST_CLASSES
 from prompt_tuning.data.task import Example, TextTask
+from prompt_tuning.data.texts import short
 
 # The split under which a wrapped task's own validation stays to be had.
 FULL = "full_validation"
@@ -21,7 +25,8 @@ class FewShot(TextTask):
 
   Attributes:
     task: the task to draw from; any TextTask with a split "train".
-    shots: examples of each label; altogether where the task has no labels.
+    shots: examples of each label. Without labels, of each target where these are few
+      and repeat and there are enough of each; else altogether, which is said.
     seed: of the draw.
     validation_shots: as many of each label, none of them in "train", become the split
       "validation", as in Gao et al., 2021, "Making Pre-trained Language Models Better
@@ -37,13 +42,16 @@ class FewShot(TextTask):
   name: str = dataclasses.field(default="", kw_only=True)
 
   def __post_init__(self) -> None:
+    check(self.shots, self.seed, "FewShot.shots", "FewShot.seed")
+    if self.validation_shots is not None:
+      check(self.validation_shots, 0, "FewShot.validation_shots", "FewShot.seed")
     if "train" not in self.task.splits:
       raise ValueError(
         f"`FewShot.task`, {self.task.name!r}, has no split 'train' to draw from. It "
         f"has {list(self.task.splits)}."
       )
     self._set("name", self.name or f"{self.task.name}_{self.shots}shot_{self.seed}")
-    self._set("labels", self.labels or self.task.labels)
+    self._set("labels", self.task.labels if self.labels is None else self.labels)
     self._set("metrics", self.metrics or self.task.metrics)
     super().__post_init__()
 
@@ -74,6 +82,19 @@ class FewShot(TextTask):
     return [examples[i] for i in chosen[drawn.index(split)]]
 
 
+def check(shots: Any, seed: Any, shots_argument: str, seed_argument: str) -> None:
+  """Raises ValueError unless both are whole numbers, from 1 and from 0 on."""
+  for value, least, argument in ((shots, 1, shots_argument), (seed, 0, seed_argument)):
+    if (
+      isinstance(value, bool)
+      or not isinstance(value, int | np.integer)
+      or value < least
+    ):
+      raise ValueError(
+        f"`{argument}` must be a whole number, at least {least}, got {value!r}."
+      )
+
+
 def draw(
   targets: Sequence[str],
   labels: Sequence[str] | None,
@@ -86,7 +107,8 @@ def draw(
 
   Args:
     targets: the label of each example.
-    labels: all labels; None draws from all examples alike.
+    labels: all labels; None takes the targets for labels where these are few, repeat
+      and suffice, and else draws from all examples alike, which is said.
     sizes: examples of each label in each set.
     seed: of the draw.
     argument, source: who asks and what is drawn from, for messages.
@@ -97,20 +119,50 @@ def draw(
   Raises:
     ValueError: if a label has too few examples.
   """
-  if min(sizes) < 1:
-    raise ValueError(f"`{argument}` must be at least 1, got {min(sizes)}.")
+  for size in sizes:
+    check(size, seed, argument, "seed")
+  own: dict[str, list[int]] = {}
+  for i, target in enumerate(targets):
+    own.setdefault(target, []).append(i)
+  groups: dict[str | None, list[int]]
+  if labels or _are_labels(own, len(targets), sum(sizes), argument, source):
+    groups = {label: own.get(label, []) for label in sorted(labels or own)}
+  else:
+    groups = {None: list(range(len(targets)))}
   chosen: list[list[int]] = [[] for _ in sizes]
-  for label in sorted(labels) if labels else [None]:
-    own = [i for i, target in enumerate(targets) if label in (None, target)]
-    if len(own) < sum(sizes):
+  for label, numbers in groups.items():
+    if len(numbers) < sum(sizes):
       what = "examples" if label is None else f"examples of the label {label!r}"
       raise ValueError(
         f"`{argument}` asks for {' + '.join(map(str, sizes))} {what}, but {source} has "
-        f"{len(own)}. Lower it."
+        f"{len(numbers)}. Lower it."
       )
-    order = np.random.default_rng([seed, *(label or "").encode()]).permutation(own)
+    order = np.random.default_rng([seed, *(label or "").encode()]).permutation(numbers)
     start = 0
-    for numbers, size in zip(chosen, sizes, strict=True):
-      numbers.extend(int(i) for i in order[start : start + size])
+    for taken, size in zip(chosen, sizes, strict=True):
+      taken.extend(int(i) for i in order[start : start + size])
       start += size
   return [sorted(numbers) for numbers in chosen]
+
+
+def _are_labels(
+  own: dict[str, list[int]], count: int, size: int, argument: str, source: str
+) -> bool:
+  """Whether targets are drawn by, though nobody named them as labels; says if not."""
+  if not 1 < len(own) <= min(MOST_CLASSES, count // 2):
+    why = f"{len(own)} different targets in {count} examples are no classes"
+  else:
+    fewest = min(own, key=lambda target: len(own[target]))
+    if len(own[fewest]) >= size:
+      return True
+    why = f"only {len(own[fewest])} examples have the target {short(fewest)}"
+  logging.warning(
+    "`%s`: the task names no labels, and %s in %s, so %d examples are drawn "
+    "altogether, whatever their targets. For as many of each class, name the labels "
+    "(LABELS).",
+    argument,
+    why,
+    source,
+    size,
+  )
+  return False

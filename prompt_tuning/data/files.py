@@ -1,4 +1,4 @@
-"""Tasks from TSV or JSONL files, described wholly in gin.
+"""Tasks from TSV, CSV or JSONL files, described wholly in gin.
 
 files.Files:
   train = "train.tsv"
@@ -8,13 +8,16 @@ files.Files:
 
 import dataclasses
 import functools
+import itertools
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prompt_tuning.data import tables
-from prompt_tuning.data.fewshot import draw
+from prompt_tuning.data.fewshot import check, draw
 from prompt_tuning.data.task import MARK, Example, TextTask
+from prompt_tuning.data.texts import SHOWN, no_text, short, some
 
 SPLITS = ("train", "validation", "test")
 _PIECES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
@@ -42,7 +45,10 @@ class Files(TextTask):
       where not given and the target is the label alone. Other targets are refused.
     rows: which rows to keep, {column: value}, or {split: {column: value}} where the
       splits differ.
-    shots: train on so many examples of each label (altogether without labels).
+    quoted: whether fields of TSV files may stand in double quotes, as pandas writes
+      them; those of CSV files may without a word.
+    shots: train on so many examples of each label; without labels see
+      `fewshot.FewShot`.
     shot_seed: of that draw.
   """
 
@@ -55,6 +61,7 @@ class Files(TextTask):
   label_column: str = "label"
   label_map: Mapping[str, str] | None = None
   rows: Rows | None = None
+  quoted: bool = False
   shots: int | None = None
   shot_seed: int = 0
   name: str = dataclasses.field(default="files", kw_only=True)
@@ -63,6 +70,8 @@ class Files(TextTask):
   def __post_init__(self) -> None:
     if not self.splits:
       raise ValueError("`Files` names no file: set `train`, `validation` or `test`.")
+    for field in ("directory", *self.splits):
+      self._set(field, _path(getattr(self, field), f"Files.{field}"))
     pieces = _pieces(self.inputs, "Files.inputs")
     if sum(piece.count(MARK) for piece, is_column in pieces if not is_column) > 1:
       raise ValueError(
@@ -70,7 +79,12 @@ class Files(TextTask):
       )
     if self.targets is not None:
       _pieces(self.targets, "Files.targets")
+    if not isinstance(self.quoted, bool):
+      raise ValueError(f"`Files.quoted` must be True or False, got {self.quoted!r}.")
+    if self.shots is not None:
+      check(self.shots, self.shot_seed, "Files.shots", "Files.shot_seed")
     if self.label_map is not None:
+      _check_mapping(self.label_map, "Files.label_map", "{'0': 'no', '1': 'yes'}")
       self._set("label_map", {str(k): str(v) for k, v in self.label_map.items()})
       words = tuple(dict.fromkeys(self.label_map.values()))
       alone = self.targets == f"{{{self.label_column}}}"
@@ -78,6 +92,7 @@ class Files(TextTask):
         self._set("labels", words)
     self._set("rows", _rows_by_split(self.rows))
     super().__post_init__()
+    self._set("_known", None if self.labels is None else frozenset(self.labels))
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -87,10 +102,11 @@ class Files(TextTask):
   def _read(self, split: str) -> list[Example]:
     argument = f"Files.{split}"
     path = _join(self.directory, getattr(self, split))
-    rows = tables.read(path, argument)
-    if not rows:
+    rows = tables.rows(path, argument, self.quoted)
+    first = next(rows, None)
+    if first is None:
       raise ValueError(f"`{argument}` is {path!r}, which holds no rows.")
-    kept = self._kept(rows, split, path)
+    kept = self._kept(itertools.chain([first], rows), split, path)
     examples = [self._example(row) for row in kept]
     if split != "train" or self.shots is None:
       return examples
@@ -100,16 +116,33 @@ class Files(TextTask):
     )
     return [examples[i] for i in chosen]
 
-  def _kept(self, rows: list[tables.Row], split: str, path: str) -> list[tables.Row]:
-    for column, value in self.rows.get(split, {}).items():
-      found = [row.get(column, "Files.rows") for row in rows]
-      rows = [row for row, has in zip(rows, found, strict=True) if has == value]
-      if not rows:
+  def _kept(
+    self, rows: Iterable[tables.Row], split: str, path: str
+  ) -> Iterator[tables.Row]:
+    """The rows that the filter keeps.
+
+    Raises:
+      ValueError: at the end, if it has kept none.
+    """
+    asked = self.rows.get(split, {})
+    found: dict[str, dict[str, None]] = {column: {} for column in asked}
+    fits = dict.fromkeys(asked, False)
+    for row in rows:
+      for column, value in asked.items():
+        has = row.get(column, "Files.rows")
+        if len(found[column]) <= SHOWN:
+          found[column][has] = None
+        if has != value:
+          break
+        fits[column] = True
+      else:
+        yield row
+    for column, value in asked.items():
+      if not fits[column]:
         raise ValueError(
           f"`Files.rows` keeps rows of {path!r} with {column!r} equal to {value!r}, "
-          f"and there is none. There are {_some(found)}."
+          f"and there is none. There are {some(found[column])}."
         )
-    return rows
 
   def _example(self, row: tables.Row) -> Example:
     inputs = _fill(self.inputs, row, "Files.inputs")
@@ -127,8 +160,8 @@ class Files(TextTask):
       label = row.get(self.label_column, "Files.label_column")
       if label not in self.label_map:
         raise ValueError(
-          f"{row.where}: the label {label!r} is not in `Files.label_map`, which has "
-          f"{list(self.label_map)}."
+          f"{row.where}: the label {short(label)} is not in `Files.label_map`, which "
+          f"has {some(self.label_map)}."
         )
       values = {**row.values, self.label_column: self.label_map[label]}
       row = tables.Row(row.where, values)
@@ -138,10 +171,10 @@ class Files(TextTask):
         f"{row.where}: the target is empty. Give each row one, or set `Files.targets` "
         "= None for a file to predict on."
       )
-    if self.labels is not None and target not in self.labels:
+    if self._known is not None and target not in self._known:
       raise ValueError(
-        f"{row.where}: the target {target!r} is not among `Files.labels`, "
-        f"{list(self.labels)}. Add it, or map it with `Files.label_map`."
+        f"{row.where}: the target {short(target)} is not among `Files.labels`, "
+        f"{some(self.labels)}. Add it, or map it with `Files.label_map`."
       )
     return target
 
@@ -149,6 +182,9 @@ class Files(TextTask):
 @functools.cache
 def _pieces(template: str, argument: str) -> list[tuple[str, bool]]:
   """[(text or column name, whether it is a column)] of a template."""
+  fault = no_text(template)
+  if fault:
+    raise ValueError(f"`{argument}` is {short(template)}, which has {fault}.")
   pieces, start = [], 0
   for match in _PIECES.finditer(template):
     pieces.append((template[start : match.start()], False))
@@ -174,6 +210,8 @@ def _fill(template: str, row: tables.Row, argument: str) -> str:
 
 def _rows_by_split(rows: Rows | None) -> dict[str, dict[str, str]]:
   """The filter of each split, columns and values as texts."""
+  if rows is not None:
+    _check_mapping(rows, "Files.rows", "{'split': 'a'}")
   rows = dict(rows or {})
   if not any(isinstance(value, Mapping) for value in rows.values()):
     rows = dict.fromkeys(SPLITS, rows)
@@ -189,14 +227,19 @@ def _rows_by_split(rows: Rows | None) -> dict[str, dict[str, str]]:
   }
 
 
+def _check_mapping(value: Any, argument: str, example: str) -> None:
+  if not isinstance(value, Mapping):
+    raise ValueError(f"`{argument}` must be such as {example}, got {short(value)}.")
+
+
+def _path(value: Any, argument: str) -> str:
+  if not isinstance(value, str | os.PathLike):
+    raise ValueError(f"`{argument}` must be a path in quotes, got {short(value)}.")
+  return os.fspath(value)
+
+
 def _join(directory: str, path: str) -> str:
   """`path` in `directory`, unless it is absolute or of another file system."""
   if not directory or "://" in path or path.startswith("/"):
     return path
   return f"{directory.rstrip('/') or '/'}/{path}"
-
-
-def _some(values: Iterable[str], most: int = 10) -> list[str]:
-  """The different values, in order of appearance, cut short."""
-  different = list(dict.fromkeys(values))
-  return different if len(different) <= most else [*different[:most], "..."]

@@ -9,6 +9,7 @@ where T5 reports the middle of a bootstrap, and that a correlation with somethin
 constant is 0 where it is undefined.
 """
 
+import collections
 import difflib
 import inspect
 import math
@@ -29,7 +30,7 @@ _NO_LABEL = "\0"
 def check(names: Sequence[str]) -> None:
   """Raises ValueError for a name that is no metric."""
   for name in names:
-    if name not in METRICS:
+    if not isinstance(name, str) or name not in METRICS:
       near = difflib.get_close_matches(str(name), METRICS, n=1)
       hint = f" Did you mean {near[0]!r}?" if near else ""
       raise ValueError(
@@ -110,9 +111,10 @@ def f1_binary(
   """
   labels = labels or sorted(set(targets))
   positive = labels[-1] if positive is None else positive
+  known = set(labels)
   hits = wrong = 0
   for target, prediction in zip(targets, predictions, strict=True):
-    outside = prediction not in labels
+    outside = prediction not in known
     predicted = (target != positive) if outside else (prediction == positive)
     hits += predicted and target == positive
     wrong += predicted != (target == positive)
@@ -134,12 +136,20 @@ def f1_macro(targets: Texts, predictions: Texts, labels: Texts | None = None) ->
 
 
 def matthews(targets: Texts, predictions: Texts, labels: Texts | None = None) -> Scores:
-  """Matthews correlation; all predictions outside the labels are one more class."""
-  from sklearn.metrics import matthews_corrcoef
+  """Matthews correlation of any number K of classes (Gorodkin, 2004).
 
-  labels = set(labels or targets)
-  predictions = [p if p in labels else _NO_LABEL for p in predictions]
-  return {"matthews": 100.0 * float(matthews_corrcoef(list(targets), predictions))}
+    (n c - sum_k t_k p_k) / sqrt((n^2 - sum_k t_k^2) (n^2 - sum_k p_k^2))
+
+  of n examples, c of them right, with t_k targets and p_k predictions of class k. All
+  predictions outside the labels are one more class.
+  """
+  known = set(labels or targets)
+  predictions = [p if p in known else _NO_LABEL for p in predictions]
+  asked, said = collections.Counter(targets), collections.Counter(predictions)
+  count, right = len(targets), sum(map(str.__eq__, targets, predictions))
+  above = count * right - sum(n * said[name] for name, n in asked.items())
+  spread = [count**2 - sum(n * n for n in c.values()) for c in (asked, said)]
+  return {"matthews": _percent(above, math.sqrt(spread[0] * spread[1]))}
 
 
 def pearson(targets: Texts, predictions: Texts) -> Scores:
@@ -215,7 +225,7 @@ def multirc(
   Raises:
     ValueError: if the examples do not say their `group`, the question.
   """
-  groups = _details(examples, "group", "multirc")
+  groups = details(examples, "group", "multirc")
   whole: dict[Any, bool] = {}
   for group, target, prediction in zip(groups, targets, predictions, strict=True):
     whole[group] = whole.get(group, True) and target == prediction
@@ -237,7 +247,7 @@ def wsc(
   Raises:
     ValueError: if the examples do not say their `label`.
   """
-  labels = _details(examples, "label", "wsc")
+  labels = details(examples, "label", "wsc")
   said = map(answers.same_noun, targets, predictions)
   right = [answer == label for answer, label in zip(said, labels, strict=True)]
   return {"accuracy": _mean(right)}
@@ -264,7 +274,12 @@ METRICS: dict[str, Callable[..., Scores]] = {
 }
 
 
-def _details(examples: Sequence[dict[str, Any]] | None, key: str, name: str) -> list:
+def details(examples: Sequence[Any] | None, key: str, name: str) -> list:
+  """What each example says under a key.
+
+  Raises:
+    ValueError: if some example does not say it.
+  """
   if examples is None or any(key not in example for example in examples):
     raise ValueError(
       f"The metric {name!r} needs examples with {key!r}, which this task's have not. "
@@ -299,6 +314,9 @@ def _correlation(name: str, targets: Texts, predictions: Texts) -> float:
 
   left = np.array([_number(text) for text in targets])
   right = np.array([_number(text) for text in predictions])
-  if np.ptp(left) == 0 or np.ptp(right) == 0:
-    return 0.0
-  return 100.0 * float(getattr(stats, name)(left, right)[0])
+  with np.errstate(all="ignore"):
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
+      return 0.0
+    value = float(getattr(stats, name)(left, right)[0])
+  # Numbers as large as floats go leave nothing of it.
+  return 100.0 * value if math.isfinite(value) else 0.0

@@ -4,13 +4,18 @@ Proportional rates are those of Raffel et al., 2020, "Exploring the Limits of Tr
 Learning with a Unified Text-to-Text Transformer": min(examples, cap) of each task.
 """
 
+import bisect
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from prompt_tuning.data import metrics as metric_room
+from prompt_tuning.data import sequences
 from prompt_tuning.data.task import (
   Dataset,
   Example,
@@ -22,6 +27,7 @@ from prompt_tuning.data.task import (
 )
 
 RATES = ("equal", "proportional")
+RATE_LIST = f"one of {RATES} or a list of numbers, one a task"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +50,11 @@ class Mixture(TextTask):
   name: str = dataclasses.field(default="mixture", kw_only=True)
 
   def __post_init__(self) -> None:
-    self._set("tasks", tuple(self.tasks))
+    what = "a list of tasks"
+    self._set("tasks", tuple(sequences.items(self.tasks, "Mixture.tasks", what)))
+    for task in self.tasks:
+      if not isinstance(task, TextTask):
+        raise ValueError(f"`Mixture.tasks` holds {task!r}; each must be a task.")
     names = [task.name for task in self.tasks]
     if not names or len(set(names)) < len(names):
       raise ValueError(
@@ -60,16 +70,22 @@ class Mixture(TextTask):
     if isinstance(self.rates, str):
       fits = self.rates in RATES
     else:
-      fits = len(self.rates) == len(self.tasks) and min(self.rates) > 0
+      self._set("rates", tuple(sequences.items(self.rates, "Mixture.rates", RATE_LIST)))
+      fits = all(map(is_rate, self.rates))
+      fits = fits and len(self.rates) == len(self.tasks)
+      fits = fits and math.isfinite(sum(self.rates))
     if not fits:
       raise ValueError(
         f"`Mixture.rates` must be one of {RATES} or {len(self.tasks)} numbers above 0, "
-        f"one a task, got {self.rates!r}."
+        f"one a task, none without bound, got {self.rates!r}."
       )
-    if self.cap is not None and (self.cap < 1 or self.rates != "proportional"):
+    if self.cap is None:
+      return
+    whole = isinstance(self.cap, int) and not isinstance(self.cap, bool)
+    if not whole or self.cap < 1 or self.rates != "proportional":
       raise ValueError(
-        f"`Mixture.cap` must be at least 1 and goes with rates = 'proportional', got "
-        f"{self.cap} with {self.rates!r}."
+        f"`Mixture.cap` must be a whole number, at least 1, and goes with rates = "
+        f"'proportional', got {self.cap!r} with {self.rates!r}."
       )
 
   @property
@@ -152,18 +168,27 @@ class Mixture(TextTask):
     self, predictions: Sequence[str], split: str, numbers: Sequence[int] | None = None
   ) -> dict[str, float]:
     """Each task's scores as "task/metric"; arguments as for `TextTask.score`."""
-    numbers = picked(range(len(self.examples(split))), numbers)
+    tasks = [task for _, task in self._having(split)]
+    sizes = (len(task.examples(split)) for task in tasks)
+    starts = list(itertools.accumulate(sizes, initial=0))
+    numbers = picked(range(starts[-1]), numbers)
     metric_room.check_count(len(numbers), len(predictions))
-    scores, start = {}, 0
-    for _, task in self._having(split):
-      end = start + len(task.examples(split))
-      mine = [i for i, number in enumerate(numbers) if start <= number < end]
-      answers = [predictions[i] for i in mine]
-      places = [numbers[i] - start for i in mine]
-      own = task.score(answers, split, places) if mine else {}
-      start = end
+    answers: list[list[str]] = [[] for _ in tasks]
+    places: list[list[int]] = [[] for _ in tasks]
+    for number, prediction in zip(numbers, predictions, strict=True):
+      i = bisect.bisect_right(starts, number) - 1
+      answers[i].append(prediction)
+      places[i].append(number - starts[i])
+    scores = {}
+    for task, own_answers, own_places in zip(tasks, answers, places, strict=True):
+      own = task.score(own_answers, split, own_places) if own_answers else {}
       scores.update({f"{task.name}/{name}": value for name, value in own.items()})
     return scores
+
+  def check_metrics(self, split: str) -> None:
+    """Raises ValueError if some metric of a task cannot score its split."""
+    for _, task in self._having(split):
+      task.check_metrics(split)
 
   def _having(self, split: str) -> list[tuple[int, TextTask]]:
     self.check_split(split)
@@ -175,6 +200,13 @@ class Mixture(TextTask):
       for number, task in self._having(split)
       for example in task.examples(split)
     ]
+
+
+def is_rate(value: Any) -> bool:
+  """Whether a value is a finite number above 0."""
+  if isinstance(value, bool) or not isinstance(value, Real):
+    return False
+  return math.isfinite(value) and value > 0
 
 
 def _numbered(dataset: Dataset, number: int) -> Dataset:

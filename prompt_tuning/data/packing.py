@@ -1,13 +1,40 @@
 """Several examples in one row: no position is spent on padding that could hold text."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from prompt_tuning.data.features import BY_EXAMPLE, PAD
+from prompt_tuning.data.features import BY_EXAMPLE, PAD, Layout
 
 ENCODER = ("inputs", "prompt_index")
 DECODER = ("targets", "decoder_inputs", "decoder_prompt_index")
+
+
+def useful(segments: int, layout: Layout) -> int:
+  """S, `segments` of a packed row, or what its positions hold if S is far more.
+
+  Prompts are made for B * S examples a step, whether rows hold so many or not. Rows
+  are the same for every S that is no less than what they hold; a lower one is said.
+  """
+  lengths = layout.lengths
+  most = min(
+    lengths["inputs"] // (layout.encoder_prompt + 1),
+    lengths["targets"] // (layout.decoder_prompt + 1),
+  )
+  most = max(most, 2)
+  if segments <= 2 * most:
+    return segments
+  logging.warning(
+    "PACK_SEGMENTS is %d, but a row of %d inputs and %d targets holds no more than %d "
+    "examples: it is taken as %d.",
+    segments,
+    lengths["inputs"],
+    lengths["targets"],
+    most,
+    most,
+  )
+  return most
 
 
 def pack(

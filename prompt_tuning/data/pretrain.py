@@ -12,6 +12,7 @@ import seqio
 import tensorflow as tf
 
 from prompt_tuning.data import vocabularies
+from prompt_tuning.data.mixtures import is_rate
 from prompt_tuning.data.task import TextTask, Vocabulary, check_epochs
 
 
@@ -75,7 +76,8 @@ class Blend(TextTask):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if not self.tasks or len(self.tasks) != len(self.rates) or min(self.rates) <= 0:
+    fits = self.tasks and len(self.tasks) == len(self.rates)
+    if not fits or not all(map(is_rate, self.rates)):
       raise ValueError(
         "`Blend` takes one positive rate for each of at least one task, got "
         f"{len(self.tasks)} tasks and rates {list(self.rates)}."

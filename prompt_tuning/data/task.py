@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data import metric_needs, sequences, vocabularies
 from prompt_tuning.data import metrics as metric_room
-from prompt_tuning.data import vocabularies
 
 # "inputs" and "targets" are texts. What some metrics ask for beyond: "references", the
 # accepted answers; "group", which examples are scored together; "label", a class that
@@ -45,7 +45,8 @@ class TextTask:
   Attributes:
     name: letters, digits and any of "_.:" (SeqIO's rule).
     labels: the target strings of a classification task, which rank choice chooses
-      among, or None. For a binary task the positive one stands last.
+      among, or None. For a binary task the positive one stands last. A whole number or
+      a truth value stands for its spelling: 0 for "0".
     metrics: names in `prompt_tuning/data/metrics.py`.
   """
 
@@ -54,17 +55,21 @@ class TextTask:
   metrics: Sequence[str] = ()
 
   def __post_init__(self) -> None:
+    kind = type(self).__name__
     if not re.fullmatch(r"[\w.:]+", self.name):
       raise ValueError(
-        f"`{type(self).__name__}.name` is {self.name!r}; a task's name may hold only "
+        f"`{kind}.name` is {self.name!r}; a task's name may hold only "
         "letters, digits and any of '_.:'."
       )
     if self.labels is not None:
-      self._set("labels", _checked_labels(self.labels, type(self).__name__))
+      self._set(
+        "labels", sequences.labels(self.labels, f"{type(self).__name__}.labels")
+      )
     if isinstance(self.metrics, str):
       self._set("metrics", (self.metrics,))
-    self._set("metrics", tuple(self.metrics))
-    metric_room.check(self.metrics)
+    names = sequences.items(self.metrics, f"{kind}.metrics")
+    self._set("metrics", tuple(names))
+    metric_needs.check(self.metrics, self.labels)
     self._set("_texts", {})
 
   @property
@@ -104,6 +109,12 @@ class TextTask:
       raise ValueError(
         f"The task {self.name!r} has no split {split!r}. It has {list(self.splits)}."
       )
+
+  def check_metrics(self, split: str) -> None:
+    """Raises ValueError if some metric cannot score a split."""
+    if self.metrics:
+      examples = self.examples(split)
+      metric_needs.check_examples(self.metrics, examples, self.labels, split)
 
   def build(self, vocabulary: Vocabulary) -> SeqioTask:
     """A SeqIO task with `inputs` and `targets`, not registered.
@@ -217,18 +228,6 @@ class TextTask:
       return metric_room.score((name,), targets, predictions, self.labels)
 
     return metric_fn
-
-
-def _checked_labels(labels: Sequence[str], kind: str) -> tuple[str, ...]:
-  if isinstance(labels, str) or len(set(labels)) != len(labels) or len(labels) < 2:
-    raise ValueError(
-      f"`{kind}.labels` must be two or more different strings, got {labels!r}. Leave "
-      "it None for a task without classes."
-    )
-  wrong = [label for label in labels if not isinstance(label, str) or not label.strip()]
-  if wrong:
-    raise ValueError(f"`{kind}.labels` holds {wrong[0]!r}; each must be a text.")
-  return tuple(labels)
 
 
 def picked(items: Sequence[Any], numbers: Sequence[int] | None) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.data import batches as batching
+from prompt_tuning.data import suited
 from prompt_tuning.data.features import Layout
 
 # A split larger than this is streamed and not held in memory.
@@ -18,8 +18,10 @@ def read(task: Any, vocabulary: Any, split: str, limit: int | None = None) -> li
   """The examples of a split in order, at most `limit`.
 
   Raises:
-    ValueError: if the split is empty.
+    ValueError: if the split is empty, or a metric cannot score it.
   """
+  if split != "train" and not task.streams:
+    task.check_metrics(split)
   if task.streams:
     found = task.dataset(vocabulary, split).as_numpy_iterator()
     examples = list(itertools.islice(found, limit))
@@ -70,8 +72,6 @@ def training_source(
   if task.streams:
     return stream
   examples = read(task, vocabulary, "train", IN_MEMORY + 1)
-  if len(examples) > IN_MEMORY:
-    return stream
-  batching.check_lengths(examples, layout, "train")
-  batching.check_targets(examples, vocabulary, "train")
-  return examples
+  suited.check_lengths(examples, layout, "train")
+  suited.check_targets(examples, vocabulary, "train", task.labels)
+  return stream if len(examples) > IN_MEMORY else examples

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
-from prompt_tuning.data import buckets
+from prompt_tuning.data import buckets, packing
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import (
   codes,
@@ -154,6 +154,10 @@ def prepare(
       f"`TRAINABLE` is empty, but TRAIN_STEPS is {recipe.plan.steps}. Name a branch, "
       "or set TRAIN_STEPS = 0 to evaluate only."
     )
+  segments = packing.useful(recipe.pack_segments, layout)
+  if segments < recipe.pack_segments:
+    recipe = dataclasses.replace(recipe, pack_segments=segments)
+    model = dataclasses.replace(model, segments=segments)
   source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
   validation = None
   if "validation" in task.splits:
@@ -161,7 +165,7 @@ def prepare(
     batching.check_lengths(validation.examples, layout, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
     if not task.streams:
-      batching.check_targets(validation.examples, vocabulary, "validation")
+      batching.check_targets(validation.examples, vocabulary, "validation", task.labels)
   if trains and recipe.cache_codes:
     codes.check(model, recipe.trainable, callable(source))
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)

@@ -45,19 +45,21 @@ def label_rows(
     labels: K different texts. encode: text -> piece ids without an end mark.
     eos: the end mark.
   """
-  rows = [[int(i) for i in encode(label)] for label in labels]
+  rows = [tuple(int(i) for i in encode(label)) for label in labels]
   empty = [label for label, row in zip(labels, rows, strict=True) if not row]
   if empty or not rows:
     raise ValueError(
-      f"`labels` must be texts with at least one piece each, got {list(labels)!r}. "
-      "Take out the empty ones."
+      f"`labels` must be texts with at least one piece each, got {empty[:3]!r}. Take "
+      "out the empty ones."
     )
-  same = [a for i, a in enumerate(labels) if rows[i] in rows[:i]]
-  if same:
-    raise ValueError(
-      f"`labels` holds {same!r} twice, once made into pieces. Name each label once: "
-      "between equal ones there is nothing to choose."
-    )
+  first: dict[tuple[int, ...], str] = {}
+  for label, row in zip(labels, rows, strict=True):
+    if row in first:
+      raise ValueError(
+        f"`labels` holds {first[row]!r} twice, once made into pieces: {label!r} is the "
+        "same. Name each label once: between equal ones there is nothing to choose."
+      )
+    first[row] = label
   width = max(map(len, rows)) + 1
   padded = [[*row, eos] + [0] * (width - 1 - len(row)) for row in rows]
   return np.array(padded, np.int32)
