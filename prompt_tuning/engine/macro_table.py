@@ -195,6 +195,7 @@ TABLE: dict[str, Row] = {
   "LABELS": Row(
     optional(texts('["negative", "positive"]')), "target words of a classification task"
   ),
+  "QUOTED": Row(flag(), "fields of TSV files may stand in double quotes"),
   "ROWS": Row(optional(mapping('{"seed": "13"}')), "rows to keep, value by column"),
   "SHOTS": Row(optional(whole(1)), "training examples drawn of each label"),
   "SHOT_SEED": Row(whole(0), "of that draw"),
