@@ -23,6 +23,21 @@ from prompt_tuning.engine.state import TrainState
 WHOLE = ("_CHECKPOINT_METADATA", "default/manifest.ocdbt")
 
 
+def taken(folder: Any) -> int:
+  """Steps of the newest whole checkpoint in a folder; 0 without one. Opens none."""
+  folder = files.at(folder)
+  found = [path for path in folder.glob("*") if _is_step(path) and _whole(path)]
+  return max((int(path.name) for path in found), default=0)
+
+
+def _is_step(path: Any) -> bool:
+  return path.name.isascii() and path.name.isdigit()
+
+
+def _whole(path: Any) -> bool:
+  return all((path / name).exists() for name in WHOLE)
+
+
 def check_place(folder: Any) -> None:
   """Raises ValueError where checkpoints there need a package that is missing."""
   if not str(folder).startswith("gs://"):
@@ -80,8 +95,11 @@ class Checkpoints:
     step = self.newest() if step is None else step
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     try:
-      return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-    except (ValueError, OSError) as error:
+      found = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+      if int(found.step) != step:
+        raise ValueError(f"it holds step {int(found.step)}")
+      return found
+    except Exception as error:  # a damaged file raises whatever its reader raises
       raise ValueError(
         f"The checkpoint {str(self.folder / str(step))!r} cannot be restored: {error}. "
         "Remove that folder to go on from the checkpoint before it."
@@ -125,15 +143,24 @@ class Checkpoints:
         for leaf in tree.values()
         if leaf["value_metadata"].get("write_shape") is not None
       }
-    except (OSError, ValueError, KeyError):
+    except Exception:  # it says nothing that can be compared
       return True
     leaves = jax.tree_util.tree_leaves_with_path(like)
     return found == {
       jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
     }
 
-  def close(self) -> None:
+  def wait(self) -> None:
     """Waits for what is being written.
+
+    Raises:
+      OSError: if it could not be written.
+    """
+    with _written(self.folder):
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for what is being written, and saves no more.
 
     Raises:
       OSError: if it could not be written.
@@ -167,7 +194,7 @@ def _put_aside(path: Any, why: str) -> Any:
 def _set_aside(folder: Any) -> None:
   """Warns of unfinished checkpoints; renames those that bear a step's name."""
   for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-    if path.name.isdigit() and not all((path / name).exists() for name in WHOLE):
+    if _is_step(path) and not _whole(path):
       aside = _put_aside(path, "unfinished")
       logging.warning("Unfinished checkpoint ignored: %s, now %s", path, aside.name)
     elif ".orbax-checkpoint-tmp" in path.name:
