@@ -51,6 +51,16 @@ def check_place(folder: Any) -> None:
     ) from error
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, but for its own question whether the run is told to end.
+
+  JAX wants to be asked by a count that only rises; `engine.interrupt` counts.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -69,7 +79,7 @@ class Checkpoints:
       max_to_keep=keep, create=True, cleanup_tmp_directories=True
     )
     self._options = options
-    self._manager = ocp.CheckpointManager(self.folder, options=options)
+    self._manager = _Manager(self.folder, options=options)
 
   def newest(self) -> int | None:
     """The newest whole checkpoint's step, or None."""
@@ -125,7 +135,7 @@ class Checkpoints:
         aside = _put_aside(self.folder / str(step), "damaged")
         logging.warning("%s, now %s", text[0], aside.name)
       distributed.wait(f"checkpoint {step} is put aside")
-      self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+      self._manager = _Manager(self.folder, options=self._options)
       before = self.newest()
       instead = "starting anew" if before is None else f"going back to step {before}"
       say(f"The checkpoint of step {step} is damaged and was put aside; {instead}.")
