@@ -6,6 +6,7 @@ one that turns out to be damaged: the checkpoint before it takes its place.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -123,6 +124,10 @@ class Checkpoints:
     Raises:
       ValueError: if it holds other parameters than `like`.
     """
+    with _quiet_tasks():
+      return self._resumed(like, say)
+
+  def _resumed(self, like: TrainState, say: Callable[[str], None]) -> TrainState | None:
     while (step := self.newest()) is not None:
       try:
         return self.restore(like, step)
@@ -178,6 +183,18 @@ class Checkpoints:
     with _written(self.folder):
       self._manager.wait_until_finished()
       self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet_tasks() -> Iterator[None]:
+  """Orbax awaits the first array that cannot be read; asyncio complains of the rest."""
+  complaints = logging.getLogger("asyncio")
+  before, complaints.disabled = complaints.disabled, True
+  try:
+    yield
+  finally:
+    gc.collect()
+    complaints.disabled = before
 
 
 @contextlib.contextmanager
