@@ -180,8 +180,8 @@ def other_vocabulary(work):
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    (other_table("train"), "The training data of the run"),
-    (other_table("validation"), "The validation data of the run"),
+    (other_table("train"), "The training split of the run"),
+    (other_table("validation"), "The validation split of the run"),
     (other_backbone, "The backbone of the run"),
     (other_vocabulary, "The vocabulary of the run"),
   ],
@@ -260,7 +260,9 @@ def test_processes_with_other_data_are_refused(monkeypatch):
 
   monkeypatch.setattr(distributed, "several", lambda: True)
   monkeypatch.setattr(distributed, "_gathered", all_rows)
-  with pytest.raises(ValueError, match="Process 1 has another vocabulary than the fir"):
+  with pytest.raises(
+    ValueError, match="The vocabulary of process 1 is not that of the f"
+  ):
     distributed.same({"backbone": "a", "vocabulary": "b"})
   monkeypatch.setattr(distributed, "_gathered", lambda x: np.stack([x, x]))
   distributed.same({"backbone": "a", "vocabulary": "b"})

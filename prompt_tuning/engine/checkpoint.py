@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from prompt_tuning.core import files
-from prompt_tuning.engine import distributed
+from prompt_tuning.engine import distributed, records
 from prompt_tuning.engine.state import TrainState
 
 # What a whole checkpoint holds: Orbax writes the first last of all.
@@ -37,6 +37,18 @@ def _is_step(path: Any) -> bool:
 
 def _whole(path: Any) -> bool:
   return all((path / name).exists() for name in WHOLE)
+
+
+def _dated(path: Any) -> bool:
+  """Whether Orbax can make dates of what a checkpoint's metadata say; or says none."""
+  try:
+    found = records.read_object(path)
+  except records.DamagedError:
+    return True
+  dates = (found.get(f"{name}_timestamp_nsecs") for name in ("init", "commit"))
+  return all(
+    date is None or (records.is_number(date) and abs(date) < 2**63) for date in dates
+  )
 
 
 def check_place(folder: Any) -> None:
@@ -138,7 +150,7 @@ class Checkpoints:
       self._manager.close()
       if distributed.is_first():
         aside = _put_aside(self.folder / str(step), "damaged")
-        logging.warning("%s, now %s", text[0], aside.name)
+        logging.warning("%.300s, now %s", text[0], aside.name)
       distributed.wait(f"checkpoint {step} is put aside")
       self._manager = _Manager(self.folder, options=self._options)
       before = self.newest()
@@ -224,5 +236,8 @@ def _set_aside(folder: Any) -> None:
     if _is_step(path) and not _whole(path):
       aside = _put_aside(path, "unfinished")
       logging.warning("Unfinished checkpoint ignored: %s, now %s", path, aside.name)
+    elif _is_step(path) and not _dated(path / WHOLE[0]):
+      aside = _put_aside(path, "damaged")
+      logging.warning("Damaged checkpoint ignored: %s, now %s", path, aside.name)
     elif ".orbax-checkpoint-tmp" in path.name:
       logging.warning("Unfinished checkpoint ignored: %s", path)

@@ -196,8 +196,8 @@ def same(facts: Mapping[str, str | None]) -> None:
     differs = (every[:, number] != every[0, number]).any(axis=-1)
     if differs.any():
       raise ValueError(
-        f"Process {int(np.flatnonzero(differs)[0])} has another {name} than the first "
-        "process. Give all processes the same."
+        f"The {name} of process {int(np.flatnonzero(differs)[0])} is not that of the "
+        "first process. Give all processes the same."
       )
 
 

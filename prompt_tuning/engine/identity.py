@@ -26,7 +26,7 @@ FIRST = 256
 # said (a stream that is drawn anew each time) or nothing is read.
 Identity = Mapping[str, str | None]
 
-_TRAIN, _VALIDATION = "training data", "validation data"
+_TRAIN, _VALIDATION = "training split", "validation split"
 
 
 def of(loaded: Any, task: Any, vocabulary: Any, trains: bool) -> Identity:

@@ -56,7 +56,7 @@ def damage(folder: pathlib.Path, rng: random.Random) -> str:
     if kind == "folder":
       path.mkdir()
   elif kind == "swap":
-    shutil.copy(folder / rng.choice(FILES), path)
+    path.write_bytes((folder / rng.choice(FILES)).read_bytes())
   else:
     path.write_bytes(fuzz_tools.CHANGES[kind](path.read_bytes(), rng, path))
   return f"{kind} of {path.relative_to(folder)}"
