@@ -284,6 +284,13 @@ def test_a_lost_best_is_put_back_bit_for_bit(whole, run, place):
     assert (folder / place / name).read_bytes() == (whole / place / name).read_bytes()
 
 
+def test_what_a_kill_left_half_written_is_swept_from_both_places(run, monkeypatch):
+  swept, (folder, again) = [], run
+  monkeypatch.setattr(files, "sweep", swept.append)
+  again()
+  assert swept == [folder, folder / "checkpoints"]
+
+
 def test_a_best_that_is_nowhere_is_said(run):
   folder, again = run
   for place in ("prompt", "checkpoints/best"):

@@ -151,7 +151,8 @@ def entered(
       stack.enter_context(lock.held(folder))
       # Once more, as nobody else can write there now.
       _check_run(folder, configuration, steps, found)
-      files.sweep(folder)
+      for place in (folder, folder / "checkpoints"):
+        files.sweep(place)
       files.write_text(folder / "config.gin", configuration)
       identity.write(folder, found)
 
