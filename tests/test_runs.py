@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -20,12 +21,14 @@ from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import (
   config,
   distributed,
+  early,
   evaluate,
   fit,
   identity,
   interrupt,
   log,
   loop,
+  model_dir,
   records,
 )
 
@@ -220,6 +223,15 @@ def test_what_changes_nothing_may_change(work, run, tmp_path):
     "LOG_PERIOD=1",
   )
   assert "finished at step 6" in said
+
+
+def test_settings_that_may_change_exist(root):
+  paths = [*root.glob("gin/**/*.gin"), *root.glob("configs/**/*.gin")]
+  text = "\n".join(path.read_text() for path in paths)
+  for name, why in model_dir.MAY_CHANGE.items():
+    last = name.rsplit(".", 1)[-1]
+    assert re.search(rf"^ *(\S+\.)?{last} = |%{last}\b", text, re.MULTILINE), name
+    assert why
 
 
 def test_digests_see_order_and_borders():
@@ -557,6 +569,24 @@ def test_ctrl_c_before_training_is_a_line(work, capsys, monkeypatch):
   assert stop.value.code == 130
   assert "before training began; nothing was written" in capsys.readouterr().err
   assert not (work / "early").exists()
+
+
+def test_ctrl_c_while_a_program_starts_is_a_line(root):
+  code = (
+    "from prompt_tuning.engine import early; early.catch(); print('ready', flush=1)"
+  )
+  child = subprocess.Popen(
+    [sys.executable, "-c", f"{code}; import time; time.sleep(60)"],
+    env={**os.environ, "PYTHONPATH": str(root)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert child.stdout.readline() == "ready\n"
+  child.send_signal(signal.SIGINT)
+  _, said = child.communicate(timeout=30)
+  assert child.returncode == early.EXIT_CODE == interrupt.CODES[signal.SIGINT]
+  assert len(said.splitlines()) == 1 and "Told to end" in said
 
 
 PIPE = """

@@ -74,7 +74,8 @@ class Recipe:
 class Fitted:
   """Attributes:
   params: {"backbone": ..., "prompt": ...} after the last step.
-  trainable: the trained branches of the best step (the last one without validation).
+  trainable: the trained branches of the best step (of the last one without validation,
+    or where a run that goes on finds no better one: that one's are in its folder).
   best: its step and scores.
   """
 
