@@ -41,7 +41,7 @@ TENSORBOARD = False
 """
 # What lies in MODEL_DIR behind a run of such a recipe.
 LEFT = {"checkpoints", "config.gin", "learning-curve.png", "metrics.jsonl"}
-LEFT |= {"model-info.txt", "prompt"}
+LEFT |= {"model-info.txt", "prompt", "run.json"}
 # Frozen weights, the prompt and its slots in slices that lie in several processes.
 DIVIDED = ["--gin_file=gin/sharding/fully_sharded.gin", "--gin.NUM_PARTITIONS=2"]
 DIVIDED += ["--gin.TRAINABLE_RULES=%AXIS_RULES"]

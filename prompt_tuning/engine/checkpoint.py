@@ -6,6 +6,7 @@ one that turns out to be damaged: the checkpoint before it takes its place.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -16,11 +17,38 @@ import jax
 import orbax.checkpoint as ocp
 
 from prompt_tuning.core import files
-from prompt_tuning.engine import distributed
+from prompt_tuning.engine import distributed, records
 from prompt_tuning.engine.state import TrainState
 
 # What a whole checkpoint holds: Orbax writes the first last of all.
 WHOLE = ("_CHECKPOINT_METADATA", "default/manifest.ocdbt")
+
+
+def taken(folder: Any) -> int:
+  """Steps of the newest whole checkpoint in a folder; 0 without one. Opens none."""
+  folder = files.at(folder)
+  found = [path for path in folder.glob("*") if _is_step(path) and _whole(path)]
+  return max((int(path.name) for path in found), default=0)
+
+
+def _is_step(path: Any) -> bool:
+  return path.name.isascii() and path.name.isdigit()
+
+
+def _whole(path: Any) -> bool:
+  return all((path / name).exists() for name in WHOLE)
+
+
+def _dated(path: Any) -> bool:
+  """Whether Orbax can make dates of what a checkpoint's metadata say; or says none."""
+  try:
+    found = records.read_object(path)
+  except records.DamagedError:
+    return True
+  dates = (found.get(f"{name}_timestamp_nsecs") for name in ("init", "commit"))
+  return all(
+    date is None or (records.is_number(date) and abs(date) < 2**63) for date in dates
+  )
 
 
 def check_place(folder: Any) -> None:
@@ -34,6 +62,16 @@ def check_place(folder: Any) -> None:
       f"`MODEL_DIR` {str(folder)!r} needs google-cloud-storage, with which Orbax asks "
       "a bucket what it is: pip install 'prompt-tuning[gcs]'."
     ) from error
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, but for its own question whether the run is told to end.
+
+  JAX wants to be asked by a count that only rises; `engine.interrupt` counts.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
 
 
 class Checkpoints:
@@ -54,7 +92,7 @@ class Checkpoints:
       max_to_keep=keep, create=True, cleanup_tmp_directories=True
     )
     self._options = options
-    self._manager = ocp.CheckpointManager(self.folder, options=options)
+    self._manager = _Manager(self.folder, options=options)
 
   def newest(self) -> int | None:
     """The newest whole checkpoint's step, or None."""
@@ -80,8 +118,11 @@ class Checkpoints:
     step = self.newest() if step is None else step
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     try:
-      return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-    except (ValueError, OSError) as error:
+      found = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+      if int(found.step) != step:
+        raise ValueError(f"it holds step {int(found.step)}")
+      return found
+    except Exception as error:  # a damaged file raises whatever its reader raises
       raise ValueError(
         f"The checkpoint {str(self.folder / str(step))!r} cannot be restored: {error}. "
         "Remove that folder to go on from the checkpoint before it."
@@ -95,6 +136,10 @@ class Checkpoints:
     Raises:
       ValueError: if it holds other parameters than `like`.
     """
+    with _quiet_tasks():
+      return self._resumed(like, say)
+
+  def _resumed(self, like: TrainState, say: Callable[[str], None]) -> TrainState | None:
     while (step := self.newest()) is not None:
       try:
         return self.restore(like, step)
@@ -105,9 +150,9 @@ class Checkpoints:
       self._manager.close()
       if distributed.is_first():
         aside = _put_aside(self.folder / str(step), "damaged")
-        logging.warning("%s, now %s", text[0], aside.name)
+        logging.warning("%.300s, now %s", text[0], aside.name)
       distributed.wait(f"checkpoint {step} is put aside")
-      self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+      self._manager = _Manager(self.folder, options=self._options)
       before = self.newest()
       instead = "starting anew" if before is None else f"going back to step {before}"
       say(f"The checkpoint of step {step} is damaged and was put aside; {instead}.")
@@ -125,14 +170,14 @@ class Checkpoints:
         for leaf in tree.values()
         if leaf["value_metadata"].get("write_shape") is not None
       }
-    except (OSError, ValueError, KeyError):
+    except Exception:  # it says nothing that can be compared
       return True
     leaves = jax.tree_util.tree_leaves_with_path(like)
     return found == {
       jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
     }
 
-  def close(self) -> None:
+  def wait(self) -> None:
     """Waits for what is being written.
 
     Raises:
@@ -140,7 +185,28 @@ class Checkpoints:
     """
     with _written(self.folder):
       self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for what is being written, and saves no more.
+
+    Raises:
+      OSError: if it could not be written.
+    """
+    with _written(self.folder):
+      self._manager.wait_until_finished()
       self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet_tasks() -> Iterator[None]:
+  """Orbax awaits the first array that cannot be read; asyncio complains of the rest."""
+  complaints = logging.getLogger("asyncio")
+  before, complaints.disabled = complaints.disabled, True
+  try:
+    yield
+  finally:
+    gc.collect()
+    complaints.disabled = before
 
 
 @contextlib.contextmanager
@@ -167,8 +233,11 @@ def _put_aside(path: Any, why: str) -> Any:
 def _set_aside(folder: Any) -> None:
   """Warns of unfinished checkpoints; renames those that bear a step's name."""
   for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-    if path.name.isdigit() and not all((path / name).exists() for name in WHOLE):
+    if _is_step(path) and not _whole(path):
       aside = _put_aside(path, "unfinished")
       logging.warning("Unfinished checkpoint ignored: %s, now %s", path, aside.name)
+    elif _is_step(path) and not _dated(path / WHOLE[0]):
+      aside = _put_aside(path, "damaged")
+      logging.warning("Damaged checkpoint ignored: %s, now %s", path, aside.name)
     elif ".orbax-checkpoint-tmp" in path.name:
       logging.warning("Unfinished checkpoint ignored: %s", path)

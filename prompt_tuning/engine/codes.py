@@ -9,7 +9,7 @@ step holds no second pass of the encoder.
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ def attach(
   size: int,
   recorder: Any,
   place: Any,
+  between: Callable[[], None] = lambda: None,
 ) -> list[list[Example]]:
   """The same examples, each with its vector [C] as `code`.
 
@@ -73,11 +74,13 @@ def attach(
     parts: lists of task features. layout: of the examples, which says where they are
       cut. size: rows of a batch; examples stand in it by length.
     recorder: told what it took. place: of batches, an `engine.sharding.Placement`.
+    between: called before each batch; what it raises leaves the rest.
   """
   start = time.monotonic()
   make = evaluate.compiled(dataclasses.replace(model, segments=1).codes, place)
 
   def run(params: Any, batch: Any, numbers: Any) -> np.ndarray:
+    between()
     return np.asarray(make(params, batch), np.float32)
 
   found = []

@@ -8,7 +8,11 @@ Each process runs the same command; flags or the environment say which one it is
 """
 
 import dataclasses
+import hashlib
+import json
 import os
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +31,19 @@ VARIABLES = {
   "processes": "JAX_NUM_PROCESSES",
   "index": "JAX_PROCESS_ID",
 }
+
+# Seconds of silence after which a process counts as lost (JAX: 100), and for which one
+# that has ended waits for the others (JAX: 300).
+HEARTBEAT, SHUTDOWN = 30, 60
+# Words of Gloo, NCCL and JAX's coordination service.
+_LOST = (
+  "heartbeat timeout",
+  "Connection closed by peer",
+  "Connection reset by peer",
+  "coordination service",
+  "Gloo",
+  "NCCL",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +101,13 @@ def start(known: Cluster) -> None:
   if alone and not known.detect:
     return
   try:
-    jax.distributed.initialize(known.coordinator, known.processes, known.index)
+    jax.distributed.initialize(
+      known.coordinator,
+      known.processes,
+      known.index,
+      heartbeat_timeout_seconds=HEARTBEAT,
+      shutdown_timeout_seconds=SHUTDOWN,
+    )
   except (RuntimeError, ValueError) as error:
     raise ValueError(
       f"The processes did not find each other ({known}): {error}. Start all of them "
@@ -112,22 +135,106 @@ def by_first(function: Callable[[], Any]) -> None:
   """Lets the first process do something, and all of them fail where it fails.
 
   Raises:
-    ValueError, OSError: as the function does; ValueError in the other processes.
+    Exception: as the function does; ValueError in the other processes.
   """
-  failed = None
-  if is_first():
-    try:
-      function()
-    except (ValueError, OSError) as error:
-      failed = error
+  together(lambda: function() if is_first() else None)
+
+
+def together(function: Callable[[], Any]) -> Any:
+  """What a function gives, which all processes call; all of them fail where one fails.
+
+  Raises:
+    Exception: as the function does; ValueError in the processes where it did not fail.
+  """
+  failed, found = None, None
+  try:
+    found = function()
+  except Exception as error:
+    failed = error
   if several():
-    code = multihost_utils.broadcast_one_to_all(np.int32(failed is not None))
-    if failed is None and code:
-      raise ValueError("The first process could not go on; it says why.")
+    flags = _gathered(np.int32(failed is not None)).ravel()
+    if failed is None and flags.any():
+      which = int(np.flatnonzero(flags)[0])
+      name = f"Process {which}" if which else "The first process"
+      raise ValueError(f"{name} could not go on; it says why.")
   if failed is not None:
     raise failed
+  return found
 
 
-def told(step: int) -> bool:
-  """Whether SIGTERM has come to any process; all hear of it at the same step."""
-  return multihost_utils.reached_preemption_sync_point(step)
+def from_first(function: Callable[[], Any]) -> Any:
+  """What a function gives in the first process, in all of them: plain data.
+
+  Raises:
+    Exception: as `by_first`.
+  """
+  found: list[Any] = []
+  by_first(lambda: found.append(function()))
+  if not several():
+    return found[0]
+  text = json.dumps(found[0] if found else None).encode()
+  size = multihost_utils.broadcast_one_to_all(np.int32(len(text)))
+  data = np.resize(np.frombuffer(text, np.uint8), int(size))
+  return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))))
+
+
+def same(facts: Mapping[str, str | None]) -> None:
+  """Refuses processes that do not hold the same.
+
+  Args:
+    facts: what is compared -> its text; the names are the same everywhere.
+
+  Raises:
+    ValueError: in all processes, naming the first thing that differs, and where.
+  """
+  if not several():
+    return
+  digests = [hashlib.sha256(str(text).encode()).digest() for text in facts.values()]
+  rows = np.array([np.frombuffer(digest, np.uint8) for digest in digests])
+  every = _gathered(rows)
+  for number, name in enumerate(facts):
+    differs = (every[:, number] != every[0, number]).any(axis=-1)
+    if differs.any():
+      raise ValueError(
+        f"The {name} of process {int(np.flatnonzero(differs)[0])} is not that of the "
+        "first process. Give all processes the same."
+      )
+
+
+def _gathered(values: Any) -> np.ndarray:
+  return np.asarray(multihost_utils.process_allgather(values))
+
+
+def told(count: int) -> bool:
+  """Whether SIGTERM has come to any process; all hear of it at the same count."""
+  return multihost_utils.reached_preemption_sync_point(count)
+
+
+def lost(error: BaseException) -> str | None:
+  """What to say of an error that means that another process is gone, else None."""
+  text = f"{error} {error.__cause__}"
+  if not several() or not any(word in text for word in _LOST):
+    return None
+  return (
+    "Another process of this run is gone. Start all of them again with the same "
+    "command to go on from the newest checkpoint."
+  )
+
+
+def leave(error: BaseException) -> None:
+  """Ends this process at once, one of several: none may wait for what cannot come.
+
+  Does nothing where there is one process.
+  """
+  if not several():
+    return
+  text = lost(error)
+  if text is None and isinstance(error, OSError):
+    text = str(error)
+  if text is None:
+    traceback.print_exception(error)
+  else:
+    print(f"error: {text}", file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(2)

@@ -30,6 +30,7 @@ class Evaluator:
     output: how predictions are made (`outputs/`), or None for the loss alone.
     size: rows of a batch. place: the mesh and its rules; None for all devices.
     loss_step: the compiled (params, batch) -> the objective's Term.
+    between: called before each batch; what it raises leaves the rest.
   """
 
   def __init__(
@@ -46,6 +47,7 @@ class Evaluator:
     self.model, self.objective = model, objective
     self.layout, self.task, self.size = layout, task, size
     self.place = place or sharding.DEFAULT.over()
+    self.between: Callable[[], None] = lambda: None
 
     def loss(params: Any, batch: Any) -> Any:
       return objective(model, params, batch, None)
@@ -59,6 +61,7 @@ class Evaluator:
     """Mean loss over target tokens, and the other metrics of the objective."""
     sums: dict[str, list[float]] = {}
     for batch, _ in device_batches(examples, self.layout, self.size, self.place):
+      self.between()
       term = jax.device_get(self.loss_step(params, batch))
       # A batch whose targets are all padding counts one target; it adds no loss.
       found = {"loss": (term.total, term.weight), **term.metrics}
@@ -70,7 +73,11 @@ class Evaluator:
 
   def predict(self, params: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """One record an example, in order: `prediction` and its scores."""
-    run = functools.partial(self._predictor, params)
+
+    def run(batch: Any, numbers: Any) -> list[dict[str, Any]]:
+      self.between()
+      return self._predictor(params, batch, numbers)
+
     return in_order(run, examples, self.layout, self.size, self.place)
 
   def scores(

@@ -70,9 +70,8 @@ def unparsed(
 
 
 def differing_lines(old: str, new: str, ignore: Sequence[str]) -> list[str]:
-  """Bindings that differ between two configuration texts, but for some macros."""
-
-  left, right = _bindings(old, ignore), _bindings(new, ignore)
+  """Bindings that differ between two configuration texts, but for some of them."""
+  left, right = bindings(old, ignore), bindings(new, ignore)
   return [
     f"{name}: {left.get(name, 'unset')} there, {right.get(name, 'unset')} now"
     for name in sorted(set(left) | set(right))
@@ -80,7 +79,7 @@ def differing_lines(old: str, new: str, ignore: Sequence[str]) -> list[str]:
   ]
 
 
-def _bindings(source: str, ignore: Sequence[str]) -> dict[str, str]:
+def bindings(source: str, ignore: Sequence[str] = ()) -> dict[str, str]:
   """Name -> value of a configuration text; a long value fills indented lines."""
   found: dict[str, str] = {}
   name = None

@@ -21,6 +21,7 @@ from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import (
   codes,
   compilation,
+  interrupt,
   loop,
   product,
   sharding,
@@ -73,7 +74,8 @@ class Recipe:
 class Fitted:
   """Attributes:
   params: {"backbone": ..., "prompt": ...} after the last step.
-  trainable: the trained branches of the best step (the last one without validation).
+  trainable: the trained branches of the best step (of the last one without validation,
+    or where a run that goes on finds no better one: that one's are in its folder).
   best: its step and scores.
   """
 
@@ -284,6 +286,7 @@ def run(
   best: loop.Best | None = None,
   stop: Callable[[int], bool] = lambda step: False,
   begin: state.TrainState | None = None,
+  owed: bool = False,
 ) -> Fitted:
   """Trains, evaluates, and keeps the best.
 
@@ -294,8 +297,12 @@ def run(
     keep: called with (all parameters, trained branches, best) at each best score, or
       once at the end where there is no validation.
     best: the best of the part of this run that went before.
-    stop: see `engine.loop.run`.
+    stop, owed: see `engine.loop.run`; `stop` is asked between batches of an evaluation
+      too.
     begin: where to go on, see `resumed`; None for the first step.
+
+  Raises:
+    StoppedError: see `engine.loop.run`.
   """
   recipe, validation = ready.recipe, ready.validation
   trainable, frozen = branches.split(ready.params, recipe.trainable)
@@ -304,12 +311,16 @@ def run(
   trainable = sharding.put(trainable, ready.places.trainable)
   frozen = sharding.put(frozen, ready.places.frozen)
 
-  def scores(trained: Any) -> loop.Scores:
+  def scores(trained: Any, step: int) -> loop.Scores:
     params = branches.merge(trained, frozen)
+    ready.evaluator.between = functools.partial(_unless, stop, step)
     return ready.evaluator.scores(params, validation.examples, validation.numbers)
 
   if not recipe.plan.steps:
-    found = scores(trainable) if validation else {}
+    try:
+      found = scores(trainable, 0) if validation else {}
+    except interrupt.UnfinishedError as error:
+      raise interrupt.StoppedError("Told to end while evaluating.") from error
     if found:
       recorder.write(0, "validation", found)
     return Fitted(ready.params, trainable, loop.Best(0, found or None))
@@ -323,9 +334,15 @@ def run(
   if recipe.cache_codes:
     parts = [source, validation.examples] if validation else [source]
     whole, size = branches.merge(begin.trainable, frozen), recipe.eval_batch_size
-    parts = codes.attach(
-      ready.model, whole, parts, ready.layout, size, recorder, ready.place
-    )
+    between = functools.partial(_unless, stop, int(begin.step))
+    try:
+      parts = codes.attach(
+        ready.model, whole, parts, ready.layout, size, recorder, ready.place, between
+      )
+    except interrupt.UnfinishedError as error:
+      raise interrupt.StoppedError(
+        f"Told to end at step {int(begin.step)}, before training went on."
+      ) from error
     source = parts[0]
     validation = validation and dataclasses.replace(validation, examples=parts[1])
   kept: dict[str, Any] = {"trainable": ready.place.fetch(begin.trainable)}
@@ -356,15 +373,28 @@ def run(
     functools.partial(ready.place.put, size=recipe.batch_size),
     recorder,
     recipe.optimizer.schedule,
-    evaluate=(lambda now: scores(now.trainable)) if validation else None,
+    evaluate=(lambda now: scores(now.trainable, int(now.step))) if validation else None,
     save=None if checkpoints is None else checkpoints.save,
     keep=lambda now, found: keep_best(now.trainable, loop.Best(int(now.step), found)),
     best=best,
     stop=stop,
+    owed=owed,
   )
   if best.scores is None:
     keep_best(final.trainable, loop.Best(int(final.step)))
   return Fitted(branches.merge(final.trainable, frozen), kept["trainable"], best)
+
+
+def _unless(stop: Callable[[int], bool], step: int) -> None:
+  if stop(step):
+    raise interrupt.UnfinishedError
+
+
+def finished(ready: Ready, begin: state.TrainState, best: loop.Best) -> Fitted:
+  """What a run that has nothing left to train gives."""
+  _, frozen = branches.split(ready.params, ready.recipe.trainable)
+  trained = ready.place.fetch(begin.trainable)
+  return Fitted(branches.merge(trained, frozen), trained, best)
 
 
 def _compiled(ready: Ready) -> Callable[..., Any]:

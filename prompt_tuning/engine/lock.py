@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prompt_tuning.core import files
+from prompt_tuning.engine import records
 
 NAME = ".lock"
 # What file systems say that know no locks.
@@ -96,7 +97,20 @@ def _take(file: int, path: pathlib.Path) -> None:
 
 def _owner(path: pathlib.Path) -> str:
   try:
-    owner = json.loads(path.read_text())
+    owner = records.read_object(path)
     return f"process {owner['pid']} on {owner['host']}"
-  except (OSError, ValueError, KeyError, TypeError):
+  except (ValueError, KeyError):
     return "another process"
+
+
+def foreign(folder: Any) -> bool:
+  """Whether a file of the lock's name holds what no job writes there."""
+  path = folder / NAME
+  if not path.is_file():
+    return path.exists()
+  if not path.read_bytes():
+    return False
+  try:
+    return set(records.read_object(path)) != {"pid", "host"}
+  except records.DamagedError:
+    return True

@@ -1,8 +1,10 @@
 """What a run tells: metrics.jsonl, TensorBoard, a bar or plain lines."""
 
+import contextlib
 import json
 import logging
-import math
+import os
+import select
 import sys
 import time
 from collections.abc import Mapping
@@ -11,10 +13,14 @@ from typing import Any
 import tqdm
 
 from prompt_tuning.core import files
+from prompt_tuning.engine import records
 
 
 class Log:
   """Writes metrics of a run to its folder and progress to the screen.
+
+  A screen that goes away (a closed pipe, a lost terminal) ends no run: what would have
+  stood there is in metrics.jsonl.
 
   Attributes:
     folder: MODEL_DIR, here or remote.
@@ -31,30 +37,40 @@ class Log:
     self.folder = files.at(folder)
     self.folder.mkdir(parents=True, exist_ok=True)
     self._path = self.folder / "metrics.jsonl"
-    self._lines = self._kept(first)
     self._writers: dict[str, Any] = {}
     self._tensorboard = tensorboard
     self._steps = steps
     self._start = time.monotonic()
-    self._first = first
     self._quiet = quiet
-    watched = sys.stderr.isatty() and not quiet
+    watched = not quiet and sys.stderr is not None and sys.stderr.isatty()
     self._bar = tqdm.tqdm(total=steps, initial=first, disable=not watched)
-    self._plain = not watched and not quiet
+    self._plain = not watched
+    self._lines = self._kept(first)
 
-  def _kept(self, step: int) -> list[str]:
-    """A resumed run repeats the steps after its checkpoint: their lines go first."""
+  def _kept(self, first: int) -> list[str]:
+    """A resumed run repeats the steps after its checkpoint: their lines go first.
+
+    One that evaluates alone repeats its one line and no other.
+    """
+
+    def repeated(line: dict[str, Any]) -> bool:
+      if not self._steps:
+        return (line["step"], line["split"]) == (0, "validation")
+      return line["step"] > first
+
     if not self._path.exists():
       return []
-    lines = self._path.read_text().splitlines()
-    # A line may have lost its end with the process that wrote it.
-    kept = [line + "\n" for line in lines if _step(line) <= step]
-    files.write_text(self._path, "".join(kept))
+    found, damaged = records.read_lines(self._path)
+    if damaged:
+      self.say(records.dropped(self._path.name, damaged))
+    kept = [text + "\n" for text, line in found if not repeated(line)]
+    if "".join(kept).encode("utf-8") != self._path.read_bytes():
+      files.write_text(self._path, "".join(kept))
     return kept
 
   def _add(self, line: str) -> None:
     if not files.is_remote(self._path):
-      with self._path.open("a") as file:
+      with self._path.open("a", encoding="utf-8") as file:
         file.write(line)
       return
     # Nothing can be added to an object.
@@ -72,28 +88,68 @@ class Log:
         self._writers[split] = metric_writers.SummaryWriter(str(self.folder / split))
       self._writers[split].write_scalars(step, dict(values))
     shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    passed = ""
     if self._plain:
-      passed = time.monotonic() - self._start
-      print(f"[{passed:6.0f}s] step {step}/{self._steps} {split}: {shown}", flush=True)
-    elif not self._quiet:
-      self._bar.write(f"step {step} {split}: {shown}")
+      passed = f"[{time.monotonic() - self._start:6.0f}s] "
+      shown = f"step {step}/{self._steps} {split}: {shown}"
+    else:
+      shown = f"step {step} {split}: {shown}"
+    if not self._quiet:
+      self._show(passed + shown)
 
   def step(self, step: int) -> None:
     """Moves the bar."""
-    self._bar.update(step - self._bar.n)
+    try:
+      self._bar.update(step - self._bar.n)
+    except (OSError, ValueError):
+      self._leave_screen()
 
   def say(self, text: str) -> None:
     """A line for whoever watches."""
     if self._quiet:
       logging.info("%s", text)
     else:
-      self._bar.write(text)
+      self._show(text)
+
+  def _show(self, text: str) -> None:
+    try:
+      if self._plain:
+        print(text, flush=True)
+      else:
+        self._bar.write(text)
+    except (OSError, ValueError):
+      self._leave_screen()
+
+  def _leave_screen(self) -> None:
+    """Writes to nowhere from now on, or Python would fail once more when it ends."""
+    self._quiet, self._bar.disable = True, True
+    for stream in (sys.stdout, sys.stderr):
+      if not _open(stream):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
   def close(self) -> None:
-    self._bar.close()
+    with contextlib.suppress(OSError, ValueError):
+      self._bar.close()
     for writer in self._writers.values():
       writer.flush()
       writer.close()
+
+
+def _open(stream: Any) -> bool:
+  """Whether a stream still leads somewhere, or is none of the system's."""
+  try:
+    number = stream.fileno()
+  except (OSError, ValueError, AttributeError):
+    return True
+  try:
+    stream.flush()
+  except OSError:
+    return False
+  poll = select.poll()
+  poll.register(number, select.POLLOUT)
+  return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 class Silent:
@@ -110,11 +166,3 @@ class Silent:
 
   def close(self) -> None:
     """Has nothing open."""
-
-
-def _step(line: str) -> float:
-  """The step of a line; beyond all steps where an interrupted run left half a line."""
-  try:
-    return json.loads(line)["step"]
-  except ValueError:
-    return math.inf

@@ -1,5 +1,6 @@
-"""The training loop: it dispatches steps, and waits only where it logs."""
+"""The training loop: it dispatches steps, a few of them ahead of the device."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -9,11 +10,17 @@ import jax
 import numpy as np
 
 from prompt_tuning.data.batches import ahead
-from prompt_tuning.engine.interrupt import StoppedError
+from prompt_tuning.engine.interrupt import StoppedError, UnfinishedError
 from prompt_tuning.engine.state import TrainState
 from prompt_tuning.engine.step import merge_metrics
 
 Scores = Mapping[str, float]
+
+# Steps that may be under way: enough to keep a device busy, few enough that a run which
+# is told to end can save within seconds.
+AHEAD = 4
+# Of the default of SAVE_PERIOD, see `save_period`.
+SAVES, MOST_UNSAVED = 10, 1000
 
 
 class DivergedError(ValueError):
@@ -78,6 +85,20 @@ class Best:
   scores: Scores | None = None
 
 
+def save_period(steps: int, log_period: int) -> int:
+  """SAVE_PERIOD where it is None: a tenth of the steps, but at most 1,000.
+
+  Saves stand where lines of the log do: the next multiple of LOG_PERIOD.
+  """
+  period = min(-(-steps // SAVES), MOST_UNSAVED)
+  return -(-period // log_period) * log_period if log_period else period
+
+
+def finished(step: int, best: Best, plan: Plan) -> bool:
+  """Whether nothing is left to train: all steps are taken, or patience ended."""
+  return step >= plan.steps or (best.scores is not None and _stale(step, best, plan))
+
+
 def run(
   step: Callable[..., Any],
   state: TrainState,
@@ -93,6 +114,7 @@ def run(
   keep: Callable[[TrainState, Scores], None] | None = None,
   best: Best | None = None,
   stop: Callable[[int], bool] = lambda step: False,
+  owed: bool = False,
 ) -> tuple[TrainState, Best]:
   """Trains from `state` to the end of the plan.
 
@@ -103,29 +125,54 @@ def run(
     key: dropout key of the run. plan: see `Plan`.
     put: copies a batch to the devices. recorder: metrics and words.
     rate: learning rate by step, for messages.
-    evaluate: validation scores of a state.
+    evaluate: validation scores of a state; raises `UnfinishedError` if it was told to
+      end meanwhile.
     save: starts a checkpoint. keep: writes the product of a new best state.
     best: the best that an earlier part of this run has seen.
-    stop: asked after each step; once true, the state is saved and the run ends.
+    stop: asked after each step; once true, the state is saved and the run ends. An
+      evaluation that is due then is left to whoever goes on.
+    owed: whether the evaluation of `state` was left so.
 
   Raises:
     DivergedError: if a loss or gradient was not finite; nothing was saved since.
-    StoppedError: if `stop` said so before the plan's end.
+    StoppedError: if the run was told to end before the plan's end.
   """
   best = best or Best()
   number = int(state.step)
+
+  def assess() -> bool:
+    """Evaluates the state, keeps it if it is the best; False if told to end."""
+    nonlocal best
+    try:
+      scores = evaluate(state)
+    except UnfinishedError:
+      return False
+    # The line comes last: where it is missing, the evaluation is owed.
+    if plan.better(scores, best.scores):
+      best = Best(number, scores)
+      if keep is not None:
+        keep(state, scores)
+    recorder.write(number, "validation", scores)
+    return True
+
+  if owed and evaluate is not None and not assess():
+    raise StoppedError(_told(number, save is not None))
   if evaluate is not None and best.scores is not None and _stale(number, best, plan):
     recorder.say(f"Stopped already, at step {number}; the best is step {best.step}.")
     return state, best
   merge = jax.jit(merge_metrics)
   metrics = None
   feed = ahead(put(batch) for batch in batches)
+  under_way: collections.deque[Any] = collections.deque()
   try:
     while number < plan.steps:
       batch = next(feed, None)
       if batch is None:
         raise ValueError(f"The training data ended at step {number} of {plan.steps}.")
       state, new = step(state, frozen, batch, key)
+      under_way.append(new["loss"])
+      if len(under_way) > AHEAD:
+        jax.block_until_ready(under_way.popleft())
       metrics = new if metrics is None else merge(metrics, new)
       number += 1
       recorder.step(number)
@@ -135,21 +182,14 @@ def run(
       if plan.due(number, plan.log_period) or evaluates or saves:
         _report(number, metrics, rate, recorder)
         metrics = None
-      if evaluates:
-        scores = evaluate(state)
-        recorder.write(number, "validation", scores)
-        if plan.better(scores, best.scores):
-          best = Best(number, scores)
-          if keep is not None:
-            keep(state, scores)
-      if saves:
+      if evaluates and not told:
+        told = not assess()
+      ends = evaluates and not told and _stale(number, best, plan)
+      if save is not None and (saves or told or ends):
         save(state)
       if told:
-        raise StoppedError(
-          f"Told to end at step {number}. "
-          + ("Give the same command to go on." if saves else "Nothing was saved.")
-        )
-      if evaluates and _stale(number, best, plan):
+        raise StoppedError(_told(number, save is not None))
+      if ends:
         recorder.say(
           f"Stopped at step {number}: no better {plan.metric} since step {best.step}."
         )
@@ -157,6 +197,11 @@ def run(
   finally:
     feed.close()
   return state, best
+
+
+def _told(number: int, saved: bool) -> str:
+  kept = "Give the same command to go on." if saved else "Nothing was saved."
+  return f"Told to end at step {number}. {kept}"
 
 
 def _stale(number: int, best: Best, plan: Plan) -> bool:

@@ -1,7 +1,6 @@
 """What a run leaves to read: model-info.txt and the learning curve."""
 
 import io
-import json
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import jax
 from prompt_tuning.core import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.engine import sharding
+from prompt_tuning.engine import records, sharding
 from prompt_tuning.engine.fit import Places, Ready, Recipe
 
 
@@ -92,7 +91,7 @@ def learning_curve(folder: Any) -> None:
   path = folder / "metrics.jsonl"
   if not path.is_file():
     return
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines = [line for _, line in records.read_lines(path)[0]]
   losses = [line for line in lines if "loss" in line]
   if not losses:
     return
