@@ -10,6 +10,7 @@ from typing import Any
 import safetensors
 
 from prompt_tuning.core import files
+from prompt_tuning.core.folders import current
 from prompt_tuning.engine import records
 from prompt_tuning.engine.loop import Best
 
@@ -20,8 +21,8 @@ _FILES = ("prompt.safetensors", "card.json")
 
 def save(folder: Any, product: Any) -> None:
   """Writes a product into both places of a MODEL_DIR."""
-  product.save(folder / COPY)
-  product.save(folder / PRODUCT)
+  product.save(folder / COPY, ours=True)
+  product.save(folder / PRODUCT, ours=True)
 
 
 def earlier(folder: Any, first: int, say: Callable[[str], None]) -> Best:
@@ -80,16 +81,17 @@ def _read(folder: Any) -> Best | None:
   Raises:
     DamagedError: if its files are not whole or do not fit each other.
   """
-  if not (folder / "card.json").is_file():
+  path = current(folder, "card.json")
+  if not path.is_file():
     return None
-  card = records.read_object(folder / "card.json")
+  card = records.read_object(path)
   step, scores = card.get("step"), card.get("scores")
   if not records.is_step(step):
     raise records.DamagedError(f"card.json says step {step!r}")
   # A run without validation has no scores.
   if scores != {} and not records.is_scores(scores):
     raise records.DamagedError(f"card.json says scores {scores!r}")
-  if _shapes(folder / "prompt.safetensors") != card.get("shapes"):
+  if _shapes(current(folder, "prompt.safetensors")) != card.get("shapes"):
     raise records.DamagedError("prompt.safetensors is not what card.json says")
   return Best(step, scores or None)
 
@@ -108,4 +110,4 @@ def _shapes(path: Any) -> dict[str, list[int]]:
 
 def _copy(source: Any, target: Any) -> None:
   for name in _FILES:
-    files.write_bytes(target / name, (source / name).read_bytes())
+    files.write_bytes(target / name, current(source, name).read_bytes())

@@ -85,7 +85,9 @@ TABLE: dict[str, Row] = {
   "BATCH_SIZE": Row(whole(1), "rows of a training step"),
   "EVAL_BATCH_SIZE": Row(whole(1), "rows of an evaluation batch"),
   "EVAL_PERIOD": Row(whole(0), "steps between evaluations; 0 for only at the end"),
-  "SAVE_PERIOD": Row(whole(0), "steps between checkpoints; 0 for only at the end"),
+  "SAVE_PERIOD": Row(
+    optional(whole(0)), "steps between checkpoints; 0 for only at the end, None chooses"
+  ),
   "LOG_PERIOD": Row(whole(0), "steps between lines of metrics; 0 for only at the end"),
   "EVAL_EXAMPLES": Row(
     optional(whole(1)), "validation examples used while training; None for all"

@@ -151,7 +151,8 @@ def entered(
       stack.enter_context(lock.held(folder))
       # Once more, as nobody else can write there now.
       _check_run(folder, configuration, steps, found)
-      for place in (folder, folder / "checkpoints"):
+      best = folder / "checkpoints" / "best"
+      for place in (folder, folder / "prompt", folder / "checkpoints", best):
         files.sweep(place)
       files.write_text(folder / "config.gin", configuration)
       identity.write(folder, found)

@@ -120,10 +120,14 @@ class Product:
         len(flatten(replaced)),
       )
 
-  def save(self, folder: Any) -> None:
+  def save(self, folder: Any, ours: bool = False) -> None:
     """Writes prompt.safetensors and card.json, whole or not at all.
 
     What else the folder holds stays; a prompt that was saved there before is replaced.
+
+    Args:
+      folder: made if it does not exist.
+      ours: replace both files whatever they hold, in a run's own folder.
 
     Raises:
       ValueError: if a file of another kind stands in the way.
@@ -142,7 +146,8 @@ class Product:
       "shapes": {name: list(value.shape) for name, value in tensors.items()},
       "digest": hashlib.sha256(written).hexdigest(),
     }
-    with whole_folder(folder, OWNED, [CARD, TENSORS]) as aside:
+    owned = (lambda folder: [CARD, TENSORS]) if ours else OWNED
+    with whole_folder(folder, owned, [CARD, TENSORS]) as aside:
       (aside / TENSORS).write_bytes(written)
       text = json.dumps(card, indent=2, ensure_ascii=False)
       (aside / CARD).write_text(text + "\n", encoding="utf-8")
