@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
   refused("Files.train.*'/no/such.tsv', which does not exist", "/no/such.tsv")
   (tmp_path / "d.tsv").mkdir()
   refused("cannot be read", str(tmp_path / "d.tsv"))
-  refused("must end in one of .tsv", write("a,b\n", "a.csv"))
+  refused("must end in one of .tsv", write("a b\n", "a.txt"))
   gz = tmp_path / "plain.tsv.gz"
   gz.write_bytes(TSV.encode())
   refused("plain.tsv.gz', which is no whole gzip file", str(gz))

@@ -1,23 +1,43 @@
-"""Reads TSV and JSONL files, plain or gzipped, into rows of named texts.
+"""Reads TSV, CSV and JSONL files, plain or gzipped, into rows of named texts.
 
-TSV: UTF-8, the first line names the columns, one row a line, split on tabs; nothing is
-quoted or escaped. JSONL: one object a line; numbers keep their spelling, true and false
-become "True" and "False", null becomes "". Lines end in "\\n" or "\\r\\n" alone.
+TSV: the first line names the columns, one row a line, split on tabs. Nothing is quoted
+or escaped, unless the reader is told that the file is quoted: then, and always in CSV,
+fields may stand in double quotes, with tabs, commas, line breaks and doubled quotes
+inside, as spreadsheets and pandas write them. JSONL: one object a line; numbers keep
+their spelling, true and false become "True" and "False", null becomes "".
 
-What does not fit is refused with the file and the line, counted from 1.
+What lines are is said in `data.lines`. What does not fit is refused with the file and
+the line, counted from 1; a row of several lines stands where it begins.
 """
 
+import collections
+import csv
 import dataclasses
-import gzip
+import itertools
 import json
-import zlib
-from collections.abc import Iterator
+import logging
+import reprlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-KINDS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
+from prompt_tuning.data.lines import MOST_LINE, Line, lines
+
+KINDS = (
+  ".tsv",
+  ".tsv.gz",
+  ".csv",
+  ".csv.gz",
+  ".jsonl",
+  ".jsonl.gz",
+  ".json",
+  ".json.gz",
+)
+_DELIMITERS = {"tsv": "\t", "csv": ","}
+_NAMES = {"tsv": "tabs", "csv": "commas"}
+_SWITCH = "`Files.quoted` = True (QUOTED in gin)"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Row:
   """One row: the line it stands in, and its texts by column."""
 
@@ -25,133 +45,251 @@ class Row:
   values: dict[str, str]
 
   def get(self, column: str, argument: str) -> str:
-    """The text of a column; `argument` says who asks, should there be none."""
+    """The text of a column; `argument` says who asks, should there be none.
+
+    Raises:
+      ValueError: if there is no such column, or no text in it.
+    """
     value = self.values.get(column)
     if value is None:
       raise ValueError(
         f"{self.where}: `{argument}` asks for the column {column!r}, which there is "
-        f"not. There are {list(self.values)}."
+        f"not. There are {some(self.values)}."
       )
     if not isinstance(value, str):
       raise ValueError(
-        f"{self.where}: the column {column!r} of `{argument}` holds {value!r}; it must "
-        "be a text, a number, true, false or null."
+        f"{self.where}: the column {column!r} of `{argument}` holds {short(value)}; it "
+        "must be a text, a number, true, false or null."
+      )
+    fault = no_text(value)
+    if fault:
+      raise ValueError(
+        f"{self.where}: the column {column!r} of `{argument}` holds {fault}. Take it "
+        "out of the file."
       )
     return value
 
 
-def read(path: str, argument: str) -> list[Row]:
-  """All rows of a file.
+def kind(path: str) -> str | None:
+  """What a path's name says the file is: "tsv", "csv", "jsonl", or None for neither."""
+  name = str(path).lower().removesuffix(".gz")
+  for ending, found in ((".tsv", "tsv"), (".csv", "csv"), (".jsonl", "jsonl")):
+    if name.endswith(ending):
+      return found
+  return "jsonl" if name.endswith(".json") else None
+
+
+def read(path: str, argument: str, quoted: bool = False) -> list[Row]:
+  """All rows of a file; see `rows`."""
+  return list(rows(path, argument, quoted))
+
+
+def rows(path: str, argument: str, quoted: bool = False) -> Iterator[Row]:
+  """The rows of a file, one at a time; memory holds one.
 
   Args:
     path: local, or of a kind that `etils.epath` opens ("gs://...").
     argument: who names the file, for messages.
+    quoted: whether fields of a TSV file may stand in double quotes. Those of a CSV file
+      may without a word.
 
   Raises:
-    ValueError: naming the file and line of what is wrong.
+    ValueError: naming the file and line of what is wrong; at once for a name that says
+      no kind, else as the rows are read.
   """
-  kind = path.lower().removesuffix(".gz")
-  if not kind.endswith((".tsv", ".jsonl", ".json")):
+  found = kind(path)
+  if found is None:
     raise ValueError(
-      f"`{argument}` is {path!r}; its name must end in one of {', '.join(KINDS)}. A "
-      "comma-separated file must be turned into one of these."
+      f"`{argument}` is {path!r}; its name must end in one of {', '.join(KINDS)}."
     )
-  lines = _lines(path, argument)
-  return list(_tsv(path, lines) if kind.endswith(".tsv") else _jsonl(path, lines))
+  source = lines(path, argument)
+  if found == "jsonl":
+    return _jsonl(source)
+  if found == "csv" or quoted:
+    return _table(path, found, _quoted(source, found))
+  return _table(path, found, _plain(source))
 
 
-def _bytes(path: str, argument: str) -> bytes:
-  from etils import epath
+def some(values: Iterable[str], most: int = 10) -> list[str]:
+  """The different values, in order of appearance, cut short."""
+  different = itertools.islice(dict.fromkeys(values), most + 1)
+  found = [v if len(v) <= 80 else f"{v[:77]}..." for v in map(str, different)]
+  return found if len(found) <= most else [*found[:most], "..."]
 
+
+def short(value: Any, most: int = 80) -> str:
+  """A value as messages show it, cut short."""
+  text = repr(value[:most]) if isinstance(value, str) else reprlib.repr(value)
+  return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def no_text(value: str) -> str:
+  """What keeps a value from being a text of a vocabulary; empty where nothing does."""
+  if "\0" in value:
+    return f"the character NUL at its position {value.index(chr(0)) + 1}"
+  if value.isascii():
+    return ""
   try:
-    data = epath.Path(path).read_bytes()
-  except FileNotFoundError:
-    raise ValueError(
-      f"`{argument}` is {path!r}, which does not exist. A relative path starts at the "
-      "task's `directory`, or else where the program was started."
-    ) from None
-  except OSError as error:
-    raise ValueError(
-      f"`{argument}` is {path!r}, which cannot be read: {error}."
-    ) from error
-  if not path.lower().endswith(".gz"):
-    return data
-  try:
-    return gzip.decompress(data)
-  except (OSError, EOFError, zlib.error) as error:
-    raise ValueError(
-      f"`{argument}` is {path!r}, which is no whole gzip file: {error}."
-    ) from error
+    value.encode("utf-8")
+  except UnicodeEncodeError as error:
+    return (
+      f"half of a surrogate pair, {value[error.start]!r}, at its position "
+      f"{error.start + 1}: what is left of a character cut in two"
+    )
+  return ""
 
 
-def _lines(path: str, argument: str) -> Iterator[tuple[str, str]]:
-  """(file and line number, text of the line); the empty end of a file is no line."""
-  raw = _bytes(path, argument).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-  while raw and not raw[-1].strip(b"\r"):
-    raw.pop()
-  for number, line in enumerate(raw, start=1):
-    where = f"{path} line {number}"
-    try:
-      yield where, line.removesuffix(b"\r").decode("utf-8")
-    except UnicodeDecodeError as error:
-      raise ValueError(
-        f"{where} is not UTF-8: byte {error.object[error.start]:#04x} at its position "
-        f"{error.start + 1}. Save the file as UTF-8."
-      ) from None
+Fields = tuple[Line, list[str]]
 
 
-def _tsv(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[Row]:
-  where, header = next(lines, (path, ""))
-  columns = header.split("\t")
+def _table(path: str, found: str, source: Iterator[Fields]) -> Iterator[Row]:
+  first, columns = next(source, (None, []))
+  if first is None:
+    raise ValueError(f"{path} is empty; line 1 must name the columns.")
+  _check_header(first, columns, found)
+  for line, fields in source:
+    if len(fields) != len(columns):
+      raise ValueError(_count_text(line, fields, columns, found))
+    yield Row(line.where, dict(zip(columns, fields, strict=True)))
+
+
+def _check_header(line: Line, columns: Sequence[str], found: str) -> None:
   if not all(columns):
     raise ValueError(
-      f"{where} must name the columns, separated by tabs; it reads {header!r}."
+      f"{line.where} must name the columns, separated by {_NAMES[found]}; it reads "
+      f"{short(line.text)}."
     )
-  twice = sorted({name for name in columns if columns.count(name) > 1})
+  twice = sorted(name for name, n in collections.Counter(columns).items() if n > 1)
   if twice:
-    raise ValueError(f"{where} names the column {twice[0]!r} twice: {columns}.")
-  for where, line in lines:
-    fields = line.split("\t")
-    if len(fields) != len(columns):
+    raise ValueError(
+      f"{line.where} names the column {short(twice[0])} twice: {some(columns)}."
+    )
+  if all(_in_quotes(name) for name in columns) and "\t".join(columns) == line.text:
+    raise ValueError(
+      f"{line.where} names its columns in quotes: {some(columns)}. Set {_SWITCH}, "
+      "which takes the quotes off the fields."
+    )
+
+
+def _count_text(
+  line: Line, fields: Sequence[str], columns: Sequence[str], found: str
+) -> str:
+  facts = (
+    f"{line.where} has {len(fields)} fields separated by {_NAMES[found]}, but line 1 "
+    f"names {len(columns)} columns: {some(columns)}."
+  )
+  if found == "csv":
+    return f"{facts} A text that holds a comma stands in double quotes."
+  if any(field.startswith('"') for field in fields):
+    return f"{facts} If fields stand in double quotes, set {_SWITCH}."
+  return f"{facts} A text may hold neither a tab nor a line break."
+
+
+def _plain(source: Iterator[Line]) -> Iterator[Fields]:
+  """Fields as they stand; says so at the end where they look quoted."""
+  count, example = 0, None
+  for line in source:
+    if "\r" in line.text:
       raise ValueError(
-        f"{where} has {len(fields)} fields separated by tabs, but line 1 names "
-        f"{len(columns)} columns: {columns}. A text may hold neither a tab nor a line "
-        "break."
+        f"{line.where} holds a carriage return without a line feed, which ends no "
+        "line. Save the file with the line ends of one system, or put such a text "
+        "into a JSONL file."
       )
-    yield Row(where, dict(zip(columns, fields, strict=True)))
+    fields = line.text.split("\t")
+    if '"' in line.text and any(map(_in_quotes, fields)):
+      count, example = count + 1, example or line
+    yield line, fields
+  if example:
+    field = next(filter(_in_quotes, example.text.split("\t")))
+    logging.warning(
+      "%s: %d rows hold fields in double quotes, such as %s in line %d. The quotes are "
+      "taken as part of the texts; if they are not, set %s.",
+      example.path,
+      count,
+      short(field),
+      example.number,
+      _SWITCH,
+    )
 
 
-def _jsonl(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[Row]:
-  for where, line in lines:
-    if not line.strip():
-      continue
+def _in_quotes(field: str) -> bool:
+  """Whether a field reads as one that a writer of quoted tables has made."""
+  if len(field) < 2 or field[0] != '"' or field[-1] != '"':
+    return False
+  return '"' not in field[1:-1].replace('""', "")
+
+
+def _quoted(source: Iterator[Line], found: str) -> Iterator[Fields]:
+  taken: list[Line] = []
+
+  def texts() -> Iterator[str]:
+    length = 0
+    for line in source:
+      length = len(line.text) + (length if taken else 0)
+      taken.append(line)
+      if length > MOST_LINE:
+        raise csv.Error(f"it is longer than {MOST_LINE >> 20} MiB")
+      yield line.text + "\n"
+
+  # The limit is one of the process; it is only ever raised.
+  csv.field_size_limit(max(csv.field_size_limit(), MOST_LINE))
+  reader = csv.reader(texts(), delimiter=_DELIMITERS[found], strict=True)
+  while True:
+    taken.clear()
     try:
-      value = json.loads(
-        line,
-        object_pairs_hook=lambda pairs, where=where: _object(pairs, where),
-        parse_int=str,
-        parse_float=str,
-        parse_constant=str,
-      )
-    except json.JSONDecodeError as error:
+      fields = next(reader, None)
+    except csv.Error as error:
+      where = taken[0].where if taken else "The file"
       raise ValueError(
-        f"{where} is not JSON: {error.msg} at its column {error.colno}. A JSONL file "
-        "holds one object a line."
+        f"{where} begins a row whose quotes do not fit: {error}. A field in double "
+        "quotes ends in one, and those inside it are doubled."
       ) from None
-    if not isinstance(value, dict):
-      raise ValueError(
-        f"{where} holds a JSON {type(value).__name__}, not an object such as "
-        '{"text": "...", "label": "..."}.'
-      )
-    yield Row(where, {key: _text(item) for key, item in value.items()})
+    if fields is None:
+      return
+    yield taken[0], fields
 
 
-def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-  names = [name for name, _ in pairs]
-  twice = sorted({name for name in names if names.count(name) > 1})
-  if twice:
-    raise ValueError(f"{where} has the key {twice[0]!r} twice.")
-  return dict(pairs)
+def _jsonl(source: Iterator[Line]) -> Iterator[Row]:
+  for line in source:
+    if not line.text.strip():
+      continue
+    value = _object(line)
+    yield Row(line.where, {key: _text(item) for key, item in value.items()})
+
+
+def _object(line: Line) -> dict[str, Any]:
+  def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+      counts = collections.Counter(name for name, _ in pairs)
+      twice = min(name for name, count in counts.items() if count > 1)
+      raise ValueError(f"{line.where} has the key {short(twice)} twice.")
+    return found
+
+  try:
+    value = json.loads(
+      line.text,
+      object_pairs_hook=unique,
+      parse_int=str,
+      parse_float=str,
+      parse_constant=str,
+    )
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{line.where} is not JSON: {error.msg} at its column {error.colno}. A JSONL "
+      "file holds one object a line."
+    ) from None
+  except RecursionError:
+    raise ValueError(
+      f"{line.where} holds lists or objects within each other, too many to read. A "
+      "column must be a text, a number, true, false or null."
+    ) from None
+  if not isinstance(value, dict):
+    raise ValueError(
+      f"{line.where} holds a JSON {type(value).__name__}, not an object such as "
+      '{"text": "...", "label": "..."}.'
+    )
+  return value
 
 
 def _text(value: Any) -> Any:
