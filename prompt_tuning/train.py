@@ -155,7 +155,7 @@ def train(
     model, loaded.params, loaded.vocabulary, task, layout, recipe, output
   )
   writes, start = distributed.is_first(), time.monotonic()
-  facts = fit.facts(loaded, method, layout, task, configuration)
+  facts = fit.facts(loaded, method, layout, task, configuration, output)
 
   def keep(params: Any, trained: Any, best: loop.Best) -> None:
     if writes:

@@ -128,6 +128,13 @@ def by_first(function: Callable[[], Any]) -> None:
     raise failed
 
 
+def of_first(number: int) -> int:
+  """The number that the first process gives, in all of them."""
+  if not several():
+    return number
+  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
 def told(step: int) -> bool:
   """Whether SIGTERM has come to any process; all hear of it at the same step."""
   return multihost_utils.reached_preemption_sync_point(step)
