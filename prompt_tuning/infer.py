@@ -108,7 +108,8 @@ def infer(
       run = Run(session, labels, output, place, size, session.most(eval_batch_size))
       return run.write(read, file, BATCHES * eval_batch_size)
   except ended.EndedError as error:
-    ended.say(f"{error} {file.kept_text()}")
+    kept = file.kept_text() if distributed.is_first() else ""
+    ended.say(f"{error} {kept}".strip())
     raise SystemExit(error.code) from error
   except BrokenPipeError as error:
     ended.say(f"The reader of `OUTPUT_FILE` left: {error}.", sys.stderr)
@@ -164,13 +165,16 @@ class Run:
         digest.update(_bytes(one))
       distributed.by_first(lambda: file.start(done, digest.hexdigest(), belongs))
       count, cut = done, 0
-      for asked in chunks(inputs, chunk):
+      for number, asked in enumerate(chunks(inputs, chunk)):
         lines, more = self.lines(asked, count)
         for one in asked:
           digest.update(_bytes(one))
         add = functools.partial(file.add, lines, digest.hexdigest())
         distributed.by_first(add)
         count, cut = count + len(lines), cut + more
+        # Among several processes the signal is JAX's to catch, and all end together.
+        if distributed.several() and distributed.told(number):
+          raise ended.EndedError(signal.SIGTERM)
       distributed.by_first(file.finish)
     if distributed.is_first():
       ended.say(self._summary(file, count, done, cut), file.screen)

@@ -49,6 +49,21 @@ def on_signals() -> Iterator[None]:
       signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+  """Ends the process with a line where one of `SIGNALS` comes.
+
+  Raises:
+    SystemExit: with the code that goes with the signal.
+  """
+  try:
+    with on_signals():
+      yield
+  except EndedError as error:
+    say(f"{error} Nothing was written.")
+    raise SystemExit(error.code) from error
+
+
 def say(text: str, stream: Any = None) -> None:
   """Prints a line; that nobody reads any more is no reason to fail."""
   stream = stream or sys.stdout
