@@ -86,7 +86,9 @@ def infer(
       answered.
     SystemExit: after SIGTERM, Ctrl-C or SIGHUP; the same command goes on.
   """
-  _check_positions(most_positions)
+  _check_count("EVAL_BATCH_SIZE", eval_batch_size)
+  if most_positions is not None:
+    _check_count("MOST_POSITIONS", most_positions)
   file = partial.Partial("OUTPUT_FILE", output_file)
   try:
     with ended.on_signals():
@@ -251,13 +253,9 @@ def _settings(
   return labels, output or session.words()
 
 
-def _check_positions(most: Any) -> None:
-  whole = isinstance(most, int) and not isinstance(most, bool)
-  if most is not None and not (whole and most >= 1):
-    raise ValueError(
-      f"`MOST_POSITIONS` must be a whole number from 1 on, or None to read texts of "
-      f"any length, got {most!r}."
-    )
+def _check_count(name: str, value: Any) -> None:
+  if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    raise ValueError(f"`{name}` must be a whole number from 1 on, got {value!r}.")
 
 
 def _bytes(one: Asked) -> bytes:

@@ -19,7 +19,7 @@ from prompt_tuning.data.fewshot import FewShot
 from prompt_tuning.data.files import Files
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.data.reading import Reading
-from prompt_tuning.engine import conventions, evaluate, partial, rows
+from prompt_tuning.engine import conventions, ended, evaluate, partial, rows
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.text import Beam, Greedy, Sample
 
@@ -162,6 +162,8 @@ def test_long_rows_come_in_small_batches():
   assert [one.size for one in found] == [4, 2, 1, 1]
   # Rows are shared by devices: so many at the least.
   assert {one.size for one in plan(lengths, 4, 512, 2)[1]} == {2, 4}
+  with pytest.raises(ValueError, match="`EVAL_BATCH_SIZE` must be at least 1, got 0"):
+    plan(lengths, 0, None)
   # As training asked for it: every batch has its rows, in the order of the examples.
   _, found = plan(lengths, 4, None)
   assert [list(one.numbers) for one in found] == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -436,7 +438,8 @@ def test_json_holds_finite_numbers_alone(tmp_path):
   assert (tmp_path / "x.jsonl").read_text() == line + "\n"
 
 
-@pytest.mark.parametrize("most", [0, -1, 2.5, "all", True])
-def test_positions_must_be_a_number(verb, most):
-  with pytest.raises(ValueError, match="`MOST_POSITIONS` must be a whole number"):
-    verb(most_positions=most)
+@pytest.mark.parametrize("value", [0, -1, 2.5, "all", True])
+@pytest.mark.parametrize("name", ["MOST_POSITIONS", "EVAL_BATCH_SIZE"])
+def test_numbers_must_be_numbers(tmp_path, tiny_folder, name, value):
+  with pytest.raises(ValueError, match=f"`{name}` must be a whole number from 1 on"):
+    infer.infer("in.txt", "out.txt", None, tiny_folder, **{name.lower(): value})

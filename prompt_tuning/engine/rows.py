@@ -55,7 +55,12 @@ def plan(
     size: rows of a batch. most: B * T * T of a batch, see `bound`; a row alone may have
       more. None for any.
     multiple: of which the number of rows must be one, that of devices to share them.
+
+  Raises:
+    ValueError: for a size below 1.
   """
+  if size < 1:
+    raise ValueError(f"`EVAL_BATCH_SIZE` must be at least 1, got {size}.")
   layout = layout.around(examples)
   order = list(range(len(examples)))
 
