@@ -161,7 +161,7 @@ class Run:
     belongs = {"prompt": self.session.digest, "settings": settings}
     with contextlib.ExitStack() as stack:
       distributed.by_first(lambda: stack.enter_context(file))
-      done = distributed.of_first(_done(read, file.done, belongs))
+      done = distributed.from_first(lambda: _done(read, file.done, belongs))
       inputs, digest = read(), hashlib.sha256()
       for one in itertools.islice(inputs, done):
         digest.update(_bytes(one))

@@ -128,11 +128,13 @@ def by_first(function: Callable[[], Any]) -> None:
     raise failed
 
 
-def of_first(number: int) -> int:
-  """The number that the first process gives, in all of them."""
+def from_first(function: Callable[[], int]) -> int:
+  """The number that a function gives in the first process, in all of them."""
+  found = [0]
+  by_first(lambda: found.append(function()))
   if not several():
-    return number
-  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    return found[-1]
+  return int(multihost_utils.broadcast_one_to_all(np.int32(found[-1])))
 
 
 def told(step: int) -> bool:
