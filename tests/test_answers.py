@@ -163,8 +163,13 @@ def test_answers_equal_training(trained, tiny_folder):
   python = pt.classify(model, prompt, values, labels)
   assert python[0] == predictions
   np.testing.assert_allclose(python[1], scores, atol=1e-5)
-  plain = pt.classify(model, prompt, values[:2], labels, normalize_by_length=False)[1]
+  pairs = [(line["input"], labels[1]) for line in answers]
+  whole = pt.score(model, prompt, pairs, inputs="{text}")
+  length = len(model.loaded.vocabulary.encode(labels[1])) + 1
   normalised = macros.get("NORMALIZE_BY_LENGTH", False)
+  wanted = python[1][:, 1] * (length if normalised else 1)
+  np.testing.assert_allclose(whole, wanted, rtol=1e-5)
+  plain = pt.classify(model, prompt, values[:2], labels, normalize_by_length=False)[1]
   assert (np.abs(plain - python[1][:2]).max() > 0.1) == normalised
 
 

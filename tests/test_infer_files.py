@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import process_tools
 import pytest
 
 import prompt_tuning as pt
@@ -112,8 +113,12 @@ def test_tables_are_read_by_columns(tmp_path):
   with pytest.raises(ValueError, match=r"which column is the input.*'text', 'inputs'"):
     read(two, None)
   two.write_text('{"text": "a <prompt> b"}\n')
-  with pytest.raises(ValueError, match="line 1: a text holds <prompt>"):
-    read(two, Reading("{text}"))
+  # A whole input may say where the prompt stands, once.
+  assert read(two, Reading("{text}")) == [(None, "a <prompt> b")]
+  for template, text in (("{text}", "<prompt> a <prompt>"), ("say {text}", "<prompt>")):
+    two.write_text(json.dumps({"text": text}) + "\n")
+    with pytest.raises(ValueError, match="line 1: a text holds <prompt>"):
+      read(two, Reading(template))
 
 
 def test_lines_are_the_one_column(tmp_path):
@@ -376,6 +381,45 @@ def test_two_jobs_do_not_write_one_file(verb, tmp_path):
     with pytest.raises(ValueError, match="is being written by another job"):
       verb()
     assert held.kept.exists()
+
+
+@pytest.mark.skipif(
+  not os.environ.get("PROMPT_TUNING_THOROUGH"), reason="starts three programs"
+)
+def test_two_processes_answer_as_one(tmp_path, tiny_folder):
+  (tmp_path / "in.txt").write_text("\n".join(LINES) + "\n")
+
+  def start(output, *flags):
+    given = {
+      "INITIAL_CHECKPOINT_PATH": tiny_folder,
+      "INPUT_FILE": f"{tmp_path}/in.txt",
+      "OUTPUT_FILE": f"{tmp_path}/{output}",
+    }
+    command = [sys.executable, "-m", "prompt_tuning.infer", "--gin_file=gin/infer.gin"]
+    command += [f"--gin.{name}='{value}'" for name, value in given.items()]
+    command += ["--gin.LABELS=['good','bad']", "--gin.EVAL_BATCH_SIZE=2", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(process_tools.ROOT)}
+    return subprocess.Popen(
+      command, cwd=process_tools.ROOT, env=environment, stdout=subprocess.DEVNULL
+    )
+
+  address = f"--coordinator_address=localhost:{process_tools.free_port()}"
+  join = [address, "--process_count=2"]
+  two = [start("two.jsonl", *join, f"--process_index={i}") for i in range(2)]
+  assert process_tools.codes([*two, start("one.jsonl")]) == [0, 0, 0]
+  one, two = (
+    [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    for name in ("one.jsonl", "two.jsonl")
+  )
+  assert [line["input"] for line in two] == LINES
+  for left, right in zip(one, two, strict=True):
+    assert left["prediction"] == right["prediction"]
+    assert left["scores"] == pytest.approx(right["scores"], abs=1e-5)
+  assert sorted(path.name for path in tmp_path.iterdir()) == [
+    "in.txt",
+    "one.jsonl",
+    "two.jsonl",
+  ]
 
 
 def test_a_pipe_is_written_straight(verb, whole, tmp_path):

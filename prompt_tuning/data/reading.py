@@ -55,11 +55,13 @@ class Reading:
     """The input of a row.
 
     Raises:
-      ValueError: if it lacks a column, or one of its texts holds `MARK`.
+      ValueError: if it lacks a column, or one of its texts holds `MARK` and is not the
+        whole input.
     """
     texts = {name: row.get(name, "INPUTS") for name in self.columns}
+    whole = self.inputs == f"{{{self.columns[0]}}}"
     for text in texts.values():
-      if MARK in text:
+      if text.count(MARK) > whole:
         raise ValueError(
           f"{row.where}: a text holds {MARK}, which only a template may hold: it marks "
           "the place of the prompt. Change the text."
