@@ -441,7 +441,7 @@ def test_a_reader_that_left_ends_it_in_one_line(verb, tmp_path, capsys, monkeypa
     verb("pipe")
   assert stop.value.code == 128 + signal.SIGPIPE
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("The reader of `OUTPUT_FILE` left")
+  assert line.startswith("The reader of `OUTPUT_FILE` left") and "/pipe'" in line
 
 
 def test_a_screen_that_is_gone_is_no_failure():

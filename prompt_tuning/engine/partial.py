@@ -186,11 +186,18 @@ class Partial:
 
     Args:
       digest: of what all lines so far answer.
+
+    Raises:
+      OSError: naming the file, for a full disk or a reader that left.
     """
     data = "".join(f"{line}\n" for line in lines).encode("utf-8")
     view = memoryview(data)
-    while view:
-      view = view[self._file.write(view) :]
+    try:
+      while view:
+        view = view[self._file.write(view) :]
+    except OSError as error:
+      error.filename = str(self.kept or self.path)
+      raise
     self.done = dataclasses.replace(
       self.done,
       lines=self.done.lines + len(lines),
