@@ -1,18 +1,38 @@
-"""What `eval` and `infer` share: a prompt on its backbone, ready to answer."""
+"""What those who answer share: a prompt on its backbone, read as it was trained.
+
+Inputs are read, cut and scored as the prompt's card says that training did, see
+`engine.conventions`.
+"""
 
 import dataclasses
+import functools
+import hashlib
 import json
+import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from prompt_tuning.core import files
 from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.core.trainable import flatten
+from prompt_tuning.data import reading as readings
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.task import split_mark
-from prompt_tuning.engine import product
+from prompt_tuning.engine import conventions, evaluate, product, rows
+from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.interop import prompts
 from prompt_tuning.interop.load import Loaded, load
+from prompt_tuning.outputs.choice import Choice
+from prompt_tuning.outputs.text import Greedy
+
+# Rows of a batch of texts from Python.
+ROWS = 64
+# Tokens of an answer in words where neither the caller nor the card says how many.
+STEPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,27 +40,132 @@ class Session:
   """Attributes:
   loaded: the backbone. prompt: its product, or None for the bare model.
   model, params: both together.
+  known: what the prompt's card says of reading and answering.
+  most_positions: inputs that may be longer than in training are cut to so many tokens,
+    and to no fewer than in training; None cuts none of them.
   """
 
   loaded: Loaded
   prompt: product.Product | None
   model: PromptedModel
   params: Any
+  known: Conventions = Conventions()
+  most_positions: int | None = rows.MOST_POSITIONS
+
+  @property
+  def limit(self) -> int | None:
+    """Tokens of an input that are read; None for all."""
+    if self.known.truncate and self.known.inputs:
+      return self.known.inputs
+    if self.most_positions is None:
+      return None
+    return max(self.most_positions, self.known.inputs or 0)
+
+  def most(self, size: int) -> int:
+    """What batches of `size` usual rows may hold; see `engine.rows`."""
+    reserved = self.model.lengths.get("encoder", 0)
+    return rows.bound(size, (self.known.inputs or 0) + reserved)
+
+  @property
+  def digest(self) -> str:
+    """Says which backbone and which prompt these are, numbers included."""
+    found = hashlib.sha256(str(self.loaded.fingerprint).encode())
+    if self.prompt is not None:
+      words = [self.prompt.card, repr(self.prompt.module)]
+      found.update(json.dumps(words, default=str).encode())
+      tensors = {**flatten(self.prompt.frozen), **flatten(self.prompt.trainable)}
+      for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return found.hexdigest()
+
+  def texts(self, values: Iterable[Any], inputs: str | None = None) -> list[str]:
+    """Whole inputs of texts or of {column: text}, by a template.
+
+    Args:
+      values: what a user asks about. inputs: the template; None for the card's.
+
+    Raises:
+      ValueError: naming what does not fit.
+    """
+    return readings.texts(values, given_reading(self.known, inputs))
 
   def layout(
-    self, examples: Sequence[Mapping[str, Any]], targets: bool = False
+    self,
+    examples: Sequence[Mapping[str, Any]],
+    targets: bool = False,
+    cut_targets: bool = False,
+    say: Any = logging.warning,
   ) -> Layout:
-    """The prompt's own place, and lengths that hold these examples whole."""
+    """The prompt's own place, and lengths that hold these examples.
+
+    Whole, unless training cut its inputs or they are longer than `most_positions`:
+    then they are cut alike, and it is said how many.
+
+    Args:
+      examples: task features. targets: whether theirs count. cut_targets: whether they
+        are cut where training did. say: told of inputs that are cut.
+    """
     longest = max(len(example["inputs"]) for example in examples)
-    place = "front" if self.prompt is None else self.prompt.layout.get("place", "front")
+    inputs = -(-longest // ROUND) * ROUND
+    if self.limit is not None and longest > self.limit:
+      inputs = self.limit
+      say("%s", self.cut_text(self.cut(examples), len(examples)))
+    length = max(len(example["targets"]) for example in examples) if targets else 1
+    if cut_targets and self.known.truncate and self.known.targets:
+      length = min(length, self.known.targets)
     lengths = self.model.lengths
     return Layout(
-      -(-longest // ROUND) * ROUND,
-      max(len(example["targets"]) for example in examples) if targets else 1,
+      min(inputs, self.limit or inputs),
+      length,
       lengths.get("encoder", 0),
       lengths.get("decoder", 0),
-      place,
+      self.known.place,
+      # Only what is longer than the limit is.
+      truncate=True,
     )
+
+  def cut(self, examples: Iterable[Mapping[str, Any]]) -> int:
+    """How many inputs are longer than what is read of them."""
+    if self.limit is None:
+      return 0
+    return sum(len(example["inputs"]) > self.limit for example in examples)
+
+  def cut_text(self, cut: int, count: int) -> str:
+    """Words for `cut` of `count` inputs."""
+    why = "as in training"
+    if not self.known.truncate:
+      why = "MOST_POSITIONS, which bounds the memory of a row"
+    return f"{cut} of {count} inputs were cut to {self.limit} tokens ({why})."
+
+  def choice(self, normalize_by_length: bool | None = None) -> Choice:
+    """How labels are scored: as in training, unless said otherwise."""
+    output = self.known.output
+    output = output if isinstance(output, Choice) else Choice()
+    if normalize_by_length is None:
+      return output
+    return dataclasses.replace(output, normalize_by_length=normalize_by_length)
+
+  def words(self, steps: int | None = None) -> Any:
+    """How text is written: as in training, or greedily."""
+    output = self.known.output
+    if steps is None and output is not None and not isinstance(output, Choice):
+      return output
+    return Greedy(STEPS if steps is None else steps)
+
+  def answers(
+    self, texts: Sequence[str], labels: Sequence[str] | None, output: Any
+  ) -> list[dict[str, Any]]:
+    """One record a text, in order; see `engine.evaluate.predictor`."""
+    if not texts:
+      return []
+    vocabulary = self.loaded.vocabulary
+    found = examples(vocabulary, texts)
+    run = evaluate.predictor(self.model, vocabulary, labels, output)
+    run = functools.partial(run, self.params)
+    size = min(ROWS, len(found))
+    most = self.most(ROWS)
+    return evaluate.in_order(run, found, self.layout(found), size, None, most)
 
 
 def session(
@@ -49,20 +174,25 @@ def session(
   """Puts a prompt on a backbone.
 
   Raises:
-    ValueError: if it belongs to another one.
+    ValueError: if it belongs to another one, or its card is damaged.
   """
   if prompt is None:
     model = PromptedModel(loaded.backbone)
     return Session(loaded, None, model, {"backbone": loaded.params})
+  known = conventions.of(prompt.card)
   prompt.check(loaded.fingerprint, loaded.backbone.spec.width, force)
   model = PromptedModel(loaded.backbone, prompt.module)
-  return Session(loaded, prompt, model, prompt.params(loaded.params))
+  return Session(loaded, prompt, model, prompt.params(loaded.params), known)
 
 
-def open_session(
-  prompt_dir: str | None, checkpoint: str | None = None, force: bool = False
-) -> Session:
-  """Loads a `prompt/` folder and its backbone (the card's, if none is given)."""
+def open_prompt(
+  prompt_dir: str | None, checkpoint: str | None = None
+) -> tuple[product.Product | None, str]:
+  """A `prompt/` folder, and the backbone to load: the card's, if none is given.
+
+  Raises:
+    ValueError: if there is neither, or the folder or its card is damaged.
+  """
   prompt = None if prompt_dir is None else prompts.load(prompt_dir)
   if checkpoint is None:
     if prompt is None:
@@ -70,7 +200,24 @@ def open_session(
         "`PROMPT_DIR` and `INITIAL_CHECKPOINT_PATH` are both None; give at least one."
       )
     checkpoint = prompt.backbone
+  return prompt, checkpoint
+
+
+def open_session(
+  prompt_dir: str | None, checkpoint: str | None = None, force: bool = False
+) -> Session:
+  """Loads a `prompt/` folder and its backbone (the card's, if none is given)."""
+  prompt, checkpoint = open_prompt(prompt_dir, checkpoint)
   return session(load(checkpoint), prompt, force)
+
+
+def given_reading(known: Conventions, inputs: str | None) -> readings.Reading | None:
+  """The card's way to read, or that of another template."""
+  if inputs is None:
+    return known.reading
+  if known.reading is None:
+    return readings.Reading(inputs)
+  return dataclasses.replace(known.reading, inputs=inputs)
 
 
 def examples(vocabulary: Any, texts: Iterable[str]) -> list[dict[str, Any]]:
@@ -89,7 +236,20 @@ def examples(vocabulary: Any, texts: Iterable[str]) -> list[dict[str, Any]]:
   return found
 
 
+def json_line(record: Mapping[str, Any]) -> str:
+  """A record as JSON, without a line's end; what is no finite number is null."""
+  return json.dumps(finite(record), ensure_ascii=False, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+  """The value with None for each number that JSON does not know."""
+  if isinstance(value, Mapping):
+    return {key: finite(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [finite(item) for item in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_lines(path: Any, records: Iterable[Mapping[str, Any]]) -> None:
   """Writes JSONL, whole or not at all."""
-  lines = [json.dumps(record, ensure_ascii=False) for record in records]
-  files.write_text(path, "".join(line + "\n" for line in lines))
+  files.write_text(path, "".join(json_line(record) + "\n" for record in records))

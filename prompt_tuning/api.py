@@ -29,7 +29,6 @@ from prompt_tuning.interop import prompts
 from prompt_tuning.interop.load import Loaded, load
 from prompt_tuning.interop.vocabulary import located
 from prompt_tuning.outputs.choice import Choice
-from prompt_tuning.outputs.text import Greedy
 
 # At most so many different targets make a list of labels.
 MOST_LABELS = 64
@@ -209,7 +208,9 @@ def tune(
     Choice() if labels else None,
     recorder or Quiet(),
   )
-  facts = fit.facts(model.loaded, method, layout, task)
+  facts = fit.facts(
+    model.loaded, method, layout, task, output=Choice() if labels else None
+  )
   return fit.product_of(prompted, fitted.params, fitted.trainable, facts, fitted.best)
 
 
@@ -292,26 +293,23 @@ def _layout(
   )
 
 
-def _answers(
-  model: Model, prompt: Product | None, texts: Sequence[str], labels: Any, output: Any
-) -> list[dict[str, Any]]:
-  if not texts:
-    return []
-  for i, text in enumerate(texts):
-    if not isinstance(text, str):
-      raise ValueError(f"`texts[{i}]` is {text!r}; it must be a text.")
-  ready = answer.session(model.loaded, prompt)
-  examples = answer.examples(model.loaded.vocabulary, texts)
-  run = evaluate.predictor(ready.model, model.loaded.vocabulary, labels, output)
-  layout, size = ready.layout(examples), min(64, len(texts))
-  return evaluate.in_order(functools.partial(run, ready.params), examples, layout, size)
-
-
 def predict(
-  model: Model, prompt: Product | None, texts: Sequence[str], steps: int = 32
+  model: Model,
+  prompt: Product | None,
+  texts: Sequence[str],
+  steps: int | None = None,
+  inputs: str | None = None,
 ) -> list[str]:
-  """Greedy answers in words, one a text, `steps` tokens at the most."""
-  records = _answers(model, prompt, texts, None, Greedy(steps))
+  """Answers in words, one a text.
+
+  Args:
+    texts: texts, or {column: text} of the template's columns.
+    steps: tokens to write at the most, greedily; None writes as training did, or 32.
+    inputs: template of the whole input, such as "review: {text}"; None takes the one
+      trained with, "{text}" takes a text as it is.
+  """
+  ready = answer.session(model.loaded, prompt)
+  records = ready.answers(ready.texts(texts, inputs), None, ready.words(steps))
   return [record["prediction"] for record in records]
 
 
@@ -320,27 +318,42 @@ def classify(
   prompt: Product | None,
   texts: Sequence[str],
   labels: Sequence[str],
-  normalize_by_length: bool = False,
+  normalize_by_length: bool | None = None,
+  inputs: str | None = None,
 ) -> tuple[list[str], np.ndarray]:
-  """The likeliest label of each text, and log-probabilities [B K] of all labels."""
-  records = _answers(model, prompt, texts, labels, Choice(normalize_by_length))
+  """The likeliest label of each text, and log-probabilities [B K] of all labels.
+
+  Args:
+    texts, inputs: as for `predict`. labels: what to choose among.
+    normalize_by_length: see `outputs.choice.Choice`; None does as training did.
+  """
+  ready = answer.session(model.loaded, prompt)
+  output = ready.choice(normalize_by_length)
+  records = ready.answers(ready.texts(texts, inputs), labels, output)
   scores = [[record["scores"][label] for label in labels] for record in records]
   return [record["prediction"] for record in records], np.array(scores)
 
 
 def score(
-  model: Model, prompt: Product | None, pairs: Sequence[tuple[str, str]]
+  model: Model,
+  prompt: Product | None,
+  pairs: Sequence[tuple[str, str]],
+  inputs: str | None = None,
 ) -> np.ndarray:
-  """Log-probability [B] of each pair's target given its input."""
+  """Log-probability [B] of each pair's target, whole, given its input.
+
+  Args:
+    pairs: (input, target). inputs: as for `predict`.
+  """
   _check_pairs("pairs", pairs)
   ready = answer.session(model.loaded, prompt)
   vocabulary = model.loaded.vocabulary
+  texts = ready.texts([source for source, _ in pairs], inputs)
   examples = [
-    {
-      "inputs": vocabularies.with_end(vocabulary, source),
-      "targets": vocabularies.with_end(vocabulary, target),
-    }
-    for source, target in pairs
+    {**example, "targets": vocabularies.with_end(vocabulary, target)}
+    for example, (_, target) in zip(
+      answer.examples(vocabulary, texts), pairs, strict=True
+    )
   ]
   layout = ready.layout(examples, targets=True)
   run = jax.jit(functools.partial(scoring.score, ready.model))
@@ -348,6 +361,8 @@ def score(
     lambda batch, numbers: jax.device_get(run(ready.params, batch)),
     examples,
     layout,
-    min(64, len(pairs)),
+    min(answer.ROWS, len(pairs)),
+    None,
+    ready.most(answer.ROWS),
   )
   return np.array(found)

@@ -12,14 +12,17 @@ if __name__ == "__main__":
   huge_pages.ask("prompt_tuning.eval")
 
 import json
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
-from prompt_tuning.engine import config, distributed, evaluate
+from prompt_tuning.engine import config, conventions, distributed, ended, evaluate
 from prompt_tuning.engine.examples import read
-from prompt_tuning.engine.sharding import DEFAULT, Sharding, on_host
+from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
+from prompt_tuning.outputs.choice import Choice
 
 
 def evaluate_prompt(
@@ -35,11 +38,13 @@ def evaluate_prompt(
 ) -> dict[str, float]:
   """Writes EVAL_DIR/metrics-SPLIT.json and predictions-SPLIT.jsonl.
 
+  Inputs are cut as in training. A number that is not finite is null in both files.
+
   Args:
     eval_dir: where the files go. task: `data.task.TextTask`.
     prompt_dir: a `prompt/` folder; None evaluates the bare model.
     initial_checkpoint_path: the backbone; None takes the one named in the card.
-    split: of the task. output: see `outputs/`.
+    split: of the task. output: see `outputs/`; None takes the card's.
     eval_batch_size: rows of a batch.
     force: use a prompt that was trained on another backbone.
     sharding: the mesh and what is divided over it, see `engine.sharding`.
@@ -48,36 +53,75 @@ def evaluate_prompt(
     ValueError: for anything that does not fit, before any step is compiled.
   """
   place = sharding.over()
-  with on_host():
-    session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
+  with ended.in_one_line():
+    with on_host():
+      session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
+    for words in conventions.differences(session.known, task):
+      logging.warning("The task has %s; the task's own are used.", words)
+    if output is None:
+      output = _card_output(session, task)
+    examples = read(task, session.loaded.vocabulary, split)
+    scores, lines = _answered(
+      session, task, examples, split, output, eval_batch_size, place
+    )
+  if not distributed.is_first():
+    return scores
+  folder = files.at(eval_dir)
+  if lines:
+    answer.write_lines(folder / f"predictions-{split}.jsonl", lines)
+  text = json.dumps(answer.finite(scores), indent=2, allow_nan=False) + "\n"
+  files.write_text(folder / f"metrics-{split}.json", text)
+  shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+  ended.say(f"{split} ({len(examples)} examples): {shown}\nfiles: {folder}")
+  return scores
+
+
+def _answered(
+  session: answer.Session,
+  task: Any,
+  examples: Sequence[Any],
+  split: str,
+  output: Any,
+  size: int,
+  place: Placement,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+  """Scores of a split, and a record an example where there is an output."""
   vocabulary = session.loaded.vocabulary
-  examples = read(task, vocabulary, split)
-  layout = session.layout(examples, targets=True)
-  objective, size = CrossEntropy(), eval_batch_size
   evaluator = evaluate.Evaluator(
-    session.model, objective, layout, vocabulary, task, output, size, place
+    session.model,
+    CrossEntropy(),
+    session.layout(examples, targets=True, cut_targets=True),
+    vocabulary,
+    task,
+    output,
+    min(size, len(examples)),
+    place,
+    session.most(size),
   )
   params = place.params(session.model, session.params)
   scores = evaluator.loss(params, examples)
-  folder = files.at(eval_dir)
-  if output is not None:
-    records = evaluator.predict(params, examples)
-    texts = task.examples(split)
-    scores.update(task.score([record["prediction"] for record in records], split))
-    lines = [
-      {"input": text["inputs"], "target": text["targets"], **record}
-      for text, record in zip(texts, records, strict=True)
-    ]
-    if distributed.is_first():
-      answer.write_lines(folder / f"predictions-{split}.jsonl", lines)
-  if not distributed.is_first():
-    return scores
-  text = json.dumps(scores, indent=2) + "\n"
-  files.write_text(folder / f"metrics-{split}.json", text)
-  shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-  print(f"{split} ({len(examples)} examples): {shown}")
-  print(f"files: {folder}")
-  return scores
+  if output is None:
+    return scores, []
+  records = evaluator.predict(params, examples)
+  texts = task.examples(split)
+  scores.update(task.score([record["prediction"] for record in records], split))
+  lines = [
+    {"input": text["inputs"], "target": text["targets"], **record}
+    for text, record in zip(texts, records, strict=True)
+  ]
+  return scores, lines
+
+
+def _card_output(session: answer.Session, task: Any) -> Any:
+  """The output that the prompt was trained with, where the task allows it."""
+  output = session.known.output
+  if isinstance(output, Choice) and not task.labels:
+    logging.warning(
+      "The task has no LABELS, among which the prompt's card chooses: the loss alone "
+      "is given. Set LABELS, or include a file of gin/outputs/."
+    )
+    return None
+  return output
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def train(
     settled = {"configuration": folders.settled(configuration)}
     distributed.same({**hangs_on, **settled})
     distributed.by_first(lambda: check(hangs_on))
-  facts = fit.facts(loaded, method, ready.layout, task, configuration)
+  facts = fit.facts(loaded, method, ready.layout, task, configuration, output)
   return Job(folder, configuration, hangs_on, ready, facts, tensorboard).run()
 
 

@@ -13,6 +13,7 @@ from safetensors import numpy as safetensors_numpy
 from prompt_tuning import answer, infer, train
 from prompt_tuning import eval as eval_verb
 from prompt_tuning.core.prompt import LONGEST, Prompt
+from prompt_tuning.data import reading
 from prompt_tuning.engine import config, fit, product
 from prompt_tuning.interop.load import load
 from prompt_tuning.parameterisers.dense import Dense
@@ -372,8 +373,9 @@ def test_a_full_disk_leaves_the_old_answers(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("name", "content", "words"),
   [
-    ("in.txt", b"fine\n\xff\n", "in.txt:2: not UTF-8"),
-    ("in.txt", b"", "holds no lines"),
+    ("in.txt", b"fine\n\xff\n", "in.txt line 2 is not UTF-8"),
+    ("in.tsv", b"text\tlabel\nfine\n", "in.tsv line 2 has 1 fields"),
+    ("in.jsonl", b'{"a": "x", "b": "y"}\n', r"line 1: which column.*'a', 'b'.*INPUTS"),
     ("in.txt.gz", b"no gzip", "no whole gzip file"),
     ("in.txt.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03K", "no whole gzip file"),
     ("other.txt", None, "`INPUT_FILE` is .* which does not exist"),
@@ -383,12 +385,13 @@ def test_inputs_of_infer(tmp_path, name, content, words):
   if content is not None:
     (tmp_path / name).write_bytes(content)
   with pytest.raises(ValueError, match=words):
-    infer.read_lines(str(tmp_path / name))
+    list(reading.asked(str(tmp_path / name), None))
 
 
 def test_lines_of_infer(tmp_path):
   (tmp_path / "in.txt").write_bytes("\ufeffa\u2028b\r\n\nc".encode())
-  assert infer.read_lines(str(tmp_path / "in.txt")) == ["a\u2028b", "", "c"]
+  found = [one.text for one in reading.asked(str(tmp_path / "in.txt"), None)]
+  assert found == ["a\u2028b", "", "c"]
 
 
 def test_eval_needs_a_prompt_or_a_backbone(run, tmp_path, monkeypatch):

@@ -147,7 +147,9 @@ def test_infer_answers_in_the_order_of_its_input(work, whole, evaluated):
   expected = lines(evaluated / "predictions-validation.jsonl")
   # The rows of validation and their reverse: more than one batch, the last one ragged.
   asked = [line["input"] for line in expected + expected[::-1]]
-  (work / "inputs.txt").write_text("\n".join(asked) + "\n")
+  # The template comes from the prompt's card.
+  plain = [text.removeprefix("review: ") for text in asked]
+  (work / "inputs.txt").write_text("\n".join(plain) + "\n")
   argv = [
     "--gin_file=gin/infer.gin",
     f"--gin.PROMPT_DIR='{whole}/prompt'",

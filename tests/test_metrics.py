@@ -167,9 +167,7 @@ def test_a_split_that_a_metric_can_score(name):
 
 
 def test_labels_that_a_metric_rules_out():
-  with pytest.raises(
-    ValueError, match="f1_binary.*two classes.* are 3 labels"
-  ):
+  with pytest.raises(ValueError, match="f1_binary.*two classes.* are 3 labels"):
     metric_needs.check(("accuracy", "f1_binary"), ("a", "b", "c"))
   with pytest.raises(ValueError, match="pearson.*numbers, but the label 'b' is none"):
     metric_needs.check(("pearson",), ("1", "b"))

@@ -128,7 +128,7 @@ def test_another_configuration_is_refused_there_too(run, capsys):
 
 
 def test_answers_are_read_and_written_there(bucket, run, tiny_folder):
-  (bucket / "inputs.txt").write_text("review: a good film\nreview: dull\n")
+  (bucket / "inputs.txt").write_text("a good film\ndull\n")
   config.parse(
     ["gin/infer.gin"],
     [

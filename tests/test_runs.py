@@ -300,7 +300,8 @@ def test_what_a_kill_left_half_written_is_swept_from_both_places(run, monkeypatc
   swept, (folder, again) = [], run
   monkeypatch.setattr(files, "sweep", swept.append)
   again()
-  assert swept == [folder, folder / "checkpoints"]
+  places = ".", "prompt", "checkpoints", "checkpoints/best"
+  assert swept == [folder / place for place in places]
 
 
 def test_a_best_that_is_nowhere_is_said(run):

@@ -106,13 +106,25 @@ def every(
     numbers = order[start : start + size]
     chosen = [examples[i] for i in numbers]
     fitting = layout.around(chosen, doubling=True) if sort else layout
-    rows = []
-    for i in own:
-      row = pad(fitting.convert(chosen[min(i, len(chosen) - 1)]), fitting.lengths)
-      if i >= len(chosen):
-        row = {**row, "targets": np.zeros_like(row["targets"])}
-      rows.append(row)
-    yield stack(rows), numbers
+    yield filled(chosen, fitting, own), numbers
+
+
+def filled(
+  chosen: Sequence[Mapping[str, Any]], layout: Layout, own: Sequence[int]
+) -> Batch:
+  """Padded rows of the examples chosen for a batch.
+
+  Args:
+    own: numbers of the rows to make; behind the examples the last one is repeated,
+      without its targets.
+  """
+  rows = []
+  for i in own:
+    row = pad(layout.convert(chosen[min(i, len(chosen) - 1)]), layout.lengths)
+    if i >= len(chosen):
+      row = {**row, "targets": np.zeros_like(row["targets"])}
+    rows.append(row)
+  return stack(rows)
 
 
 def train_batches(

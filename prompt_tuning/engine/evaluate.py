@@ -11,7 +11,7 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import decode, sharding
+from prompt_tuning.engine import decode, rows, sharding
 from prompt_tuning.engine import score as scoring
 from prompt_tuning.engine.sharding import Placement
 from prompt_tuning.outputs import choice, text
@@ -29,6 +29,7 @@ class Evaluator:
     model, objective, layout, vocabulary, task: as in `engine.fit`.
     output: how predictions are made (`outputs/`), or None for the loss alone.
     size: rows of a batch. place: the mesh and its rules; None for all devices.
+    most: what a batch may hold; see `engine.rows.plan`.
     loss_step: the compiled (params, batch) -> the objective's Term.
     between: called before each batch; what it raises leaves the rest.
   """
@@ -43,9 +44,11 @@ class Evaluator:
     output: Any,
     size: int,
     place: Placement | None = None,
+    most: int | None = None,
   ) -> None:
     self.model, self.objective = model, objective
     self.layout, self.task, self.size = layout, task, size
+    self.most = most
     self.place = place or sharding.DEFAULT.over()
     self.between: Callable[[], None] = lambda: None
 
@@ -60,7 +63,8 @@ class Evaluator:
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Mean loss over target tokens, and the other metrics of the objective."""
     sums: dict[str, list[float]] = {}
-    for batch, _ in device_batches(examples, self.layout, self.size, self.place):
+    laid_out = self.layout, self.size, self.place, self.most
+    for batch, _ in device_batches(examples, *laid_out):
       self.between()
       term = jax.device_get(self.loss_step(params, batch))
       # A batch whose targets are all padding counts one target; it adds no loss.
@@ -78,7 +82,7 @@ class Evaluator:
       self.between()
       return self._predictor(params, batch, numbers)
 
-    return in_order(run, examples, self.layout, self.size, self.place)
+    return in_order(run, examples, self.layout, self.size, self.place, self.most)
 
   def scores(
     self,
@@ -133,12 +137,18 @@ def compiled(function: Callable[..., Any], place: Placement) -> Callable[..., An
 
 
 def device_batches(
-  examples: Sequence[Example], layout: Layout, size: int, place: Placement
+  examples: Sequence[Example],
+  layout: Layout,
+  size: int,
+  place: Placement,
+  most: int | None = None,
 ) -> Any:
-  """(batch on the devices, numbers of its examples); see `data.batches.every`."""
+  """(batch on the devices, numbers of its examples); see `engine.rows.plan`."""
   size += -size % place.rows
-  for batch, numbers in batching.every(examples, layout, size, place.own_rows(size)):
-    yield place.put(batch, size), numbers
+  for one in rows.plan(examples, layout, size, most, place.rows):
+    chosen = [examples[i] for i in one.numbers]
+    batch = batching.filled(chosen, one.layout, place.own_rows(one.size))
+    yield place.put(batch, one.size), one.numbers
 
 
 def in_order(
@@ -147,16 +157,18 @@ def in_order(
   layout: Layout,
   size: int,
   place: Placement | None = None,
+  most: int | None = None,
 ) -> list[Any]:
   """What `run(batch, numbers)` says of each row, in the order of the examples.
 
   `numbers` [B] are those of the batch's examples; at rows that only fill up, the last.
+  `size` and `most` say how many rows a batch has, see `engine.rows.plan`.
   """
   found: list[Any] = [None] * len(examples)
   place = place or sharding.DEFAULT.over()
-  for batch, numbers in device_batches(examples, layout, size, place):
-    rows = len(batch["inputs"])
-    all_rows = np.array(numbers + [numbers[-1]] * (rows - len(numbers)))
+  for batch, numbers in device_batches(examples, layout, size, place, most):
+    count = len(batch["inputs"])
+    all_rows = np.array(numbers + [numbers[-1]] * (count - len(numbers)))
     for number, value in zip(numbers, run(batch, all_rows), strict=False):
       found[number] = value
   return found

@@ -21,6 +21,7 @@ from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import (
   codes,
   compilation,
+  conventions,
   interrupt,
   loop,
   product,
@@ -462,12 +463,18 @@ def drops(prompt: Any) -> bool:
 
 
 def facts(
-  loaded: Any, method: str, layout: Layout, task: Any, configuration: str = ""
+  loaded: Any,
+  method: str,
+  layout: Layout,
+  task: Any,
+  configuration: str = "",
+  output: Any = None,
 ) -> dict[str, Any]:
   """What a product's card says, but for step and scores."""
   return {
     "method": method,
     "layout": dataclasses.asdict(layout),
+    **conventions.said(task, output),
     "backbone": {
       "name": loaded.name,
       "fingerprint": loaded.fingerprint,

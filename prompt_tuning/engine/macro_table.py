@@ -188,7 +188,6 @@ TABLE: dict[str, Row] = {
   "TRAIN_FILE": Row(optional(path()), "TSV or JSONL file of the split train"),
   "VALIDATION_FILE": Row(optional(path()), "the same of the split validation"),
   "TEST_FILE": Row(optional(path()), "the same of the split test"),
-  "INPUTS": Row(text(), 'template of an input, such as "{text}"'),
   "TARGETS": Row(optional(text()), 'template of a target, such as "{label}"'),
   "LABEL_COLUMN": Row(text(), "column that LABEL_MAP applies to"),
   "LABEL_MAP": Row(
@@ -196,6 +195,11 @@ TABLE: dict[str, Row] = {
   ),
   "LABELS": Row(
     optional(texts('["negative", "positive"]')), "target words of a classification task"
+  ),
+  "INPUTS": Row(optional(text()), 'template of an input, such as "{text}"'),
+  "ID_COLUMN": Row(optional(text()), "column that is kept as the id of an answer"),
+  "MOST_POSITIONS": Row(
+    optional(whole(1)), "longest input read where training cut none; None for any"
   ),
   "QUOTED": Row(flag(), "fields of TSV files may stand in double quotes"),
   "ROWS": Row(optional(mapping('{"seed": "13"}')), "rows to keep, value by column"),

@@ -1,0 +1,85 @@
+"""Which examples share a batch: few shapes, and rows by length within a bound.
+
+Attention holds B * N * T * T numbers, so a batch as long as its longest example asks
+for all the memory there is once a single text is long. `bound` allows B * T * T as many
+as a full batch of rows of the usual length has, and a batch of longer texts has fewer
+rows: where 64 rows of 512 positions fit, one of 4,096 does.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prompt_tuning.data import batches as batching
+from prompt_tuning.data.features import Layout
+
+# The usual length of a row, where training does not say a longer one.
+USUAL = 512
+# Positions of the longest row unless more is asked for: as much as 64 usual ones.
+MOST_POSITIONS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+  """A batch to be.
+
+  Attributes:
+    numbers: of its examples. layout: of its rows. size: its rows.
+  """
+
+  numbers: Sequence[int]
+  layout: Layout
+  size: int
+
+
+def bound(size: int, trained: int = 0) -> int:
+  """B * T * T of `size` rows of the usual length, or of the one trained with."""
+  return size * max(USUAL, trained) ** 2
+
+
+def plan(
+  examples: Sequence[Mapping[str, Any]],
+  layout: Layout,
+  size: int,
+  most: int | None = None,
+  multiple: int = 1,
+) -> list[Planned]:
+  """Batches that hold each example once.
+
+  Where there are many batches, or the longest example would fill one, short examples
+  stand with short ones in rows of a few lengths; otherwise the examples keep their
+  order and all rows have one length.
+
+  Args:
+    examples: task features. layout: how each is laid out; its lengths are the limit.
+    size: rows of a batch. most: B * T * T of a batch, see `bound`; a row alone may have
+      more. None for any.
+    multiple: of which the number of rows must be one, that of devices to share them.
+
+  Raises:
+    ValueError: for a size below 1.
+  """
+  if size < 1:
+    raise ValueError(f"`EVAL_BATCH_SIZE` must be at least 1, got {size}.")
+  layout = layout.around(examples)
+  order = list(range(len(examples)))
+
+  def fits(rows: int, layout: Layout) -> bool:
+    return most is None or rows * layout.lengths["inputs"] ** 2 <= most
+
+  sort = len(examples) > batching.MANY * size or not fits(size, layout)
+  if sort:
+    order.sort(key=lambda i: len(examples[i]["inputs"]))
+  planned, start = [], 0
+  while start < len(order):
+    rows, fitting = size, layout
+    while True:
+      numbers = order[start : start + rows]
+      if sort:
+        fitting = layout.around([examples[i] for i in numbers], doubling=True)
+      if rows == 1 or fits(rows, fitting):
+        break
+      rows //= 2
+    planned.append(Planned(numbers, fitting, rows + -rows % multiple))
+    start += len(numbers)
+  return planned
