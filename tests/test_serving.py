@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -17,12 +16,11 @@ import jax.numpy as jnp
 import method_tools
 import numpy as np
 import pytest
+from serving_tools import TOLERANCE, made, records, write
 
 import prompt_tuning as pt
 from prompt_tuning import answer, export
-from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout, pad
-from prompt_tuning.engine import evaluate, product
 from prompt_tuning.interop import savedmodel, serving, serving_files, serving_programs
 from prompt_tuning.interop.load import load
 from prompt_tuning.outputs.text import Beam
@@ -35,28 +33,6 @@ TEXTS = [
   "it was, all in all, a lovely evening with good food and better talk",
   "so what",
 ]
-# Logits are of order 1; programs differ in how XLA fuses them.
-TOLERANCE = 1e-5
-
-
-def made(tiny_folder, folder, method, place="front", labels=None, **numbers):
-  """A product of random numbers for the tiny backbone, in its folder."""
-  loaded = load(tiny_folder)
-  found = method_tools.load(method, folder, **numbers)
-  model = PromptedModel(loaded.backbone, found.prompt)
-  params = method_tools.random_params(model.prompt_shapes(loaded.params), scale=1.0)
-  layout = {"place": place}
-  backbone = {"name": tiny_folder, "fingerprint": loaded.fingerprint, "width": 16}
-  card = {"method": method, "layout": layout, "backbone": backbone}
-  card["task"] = {"labels": labels}
-  params = jax.tree.map(np.asarray, params)
-  product.Product(found.prompt, {"prompt": params}, card).save(folder / "prompt")
-  return folder / "prompt"
-
-
-def write(to, prompt, out, *flags):
-  export.main([f"--to={to}", f"--prompt={prompt}", f"--output={out}", *flags])
-  return out
 
 
 @dataclasses.dataclass
@@ -98,11 +74,7 @@ def wanted_scores(conditioned, tiny_folder):
 def wanted_records(conditioned, tiny_folder):
   """Records of the library for `conditioned`, with beams."""
   ready = answer.session(load(tiny_folder), pt.load_prompt(conditioned.prompt))
-  vocabulary = ready.loaded.vocabulary
-  examples = answer.examples(vocabulary, TEXTS)
-  run = evaluate.predictor(ready.model, vocabulary, None, Beam(4, 2))
-  run = functools.partial(run, ready.params)
-  return evaluate.in_order(run, examples, ready.layout(examples), len(TEXTS))
+  return records(ready, TEXTS, None, Beam(4, 2))
 
 
 def test_a_prompt_that_reads_its_input(conditioned, wanted_scores):
