@@ -53,7 +53,9 @@ def exported(tiny_folder, folder, method, length, kind, to):
   Returns:
     (folder, vectors that the prompt reads or None, labels' scores [B K], texts).
   """
-  numbers = {"PROMPT_LENGTH": length, "CODE_WIDTH": 12}
+  table = str(folder / "table.npy")
+  np.save(table, np.random.default_rng(5).normal(size=(8192, 16)))
+  numbers = {"PROMPT_LENGTH": length, "CODE_WIDTH": 12, "PRETRAINED_TABLE": table}
   labels = LABELS[kind]
   prompt = tools.made(tiny_folder, folder, method, labels=labels, **numbers)
   # Without --labels: those of the card.
