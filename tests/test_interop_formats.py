@@ -13,7 +13,7 @@ from prompt_tuning.backbones.t5 import files
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.trainable import flatten, unflatten
-from prompt_tuning.interop import huggingface, lazy, source, t5x
+from prompt_tuning.interop import finite, huggingface, source, t5x
 from prompt_tuning.interop.load import open_source
 
 CONFIG = T5Config(40, 8, 2, 4, 12, 2, 2)
@@ -254,10 +254,10 @@ def test_a_number_too_large_for_the_type_asked_for_is_refused(tmp_path):
 
 def test_numbers_are_finite_wherever_they_stand():
   for dtype in (np.float16, np.float32, np.float64, jnp.bfloat16):
-    array = np.zeros((3, lazy._BLOCK), dtype)
-    assert lazy.is_finite(array) and lazy.is_finite(array[:, ::2])
-    assert lazy.is_finite(array[:0])
+    array = np.zeros((3, finite._BLOCK), dtype)
+    assert finite.is_finite(array) and finite.is_finite(array[:, ::2])
+    assert finite.is_finite(array[:0])
     for number in (np.nan, -np.nan, np.inf, -np.inf):
       array[2, -2] = number
-      assert not lazy.is_finite(array) and not lazy.is_finite(array[:, ::2])
-      assert lazy.is_finite(array[:2])
+      assert not finite.is_finite(array) and not finite.is_finite(array[:, ::2])
+      assert finite.is_finite(array[:2])

@@ -10,12 +10,14 @@ TensorFlow's last release cannot read yet. Signatures:
                        SentencePiece needs tensorflow_text (here, and imported wherever
                        the SavedModel is loaded), bytes need nothing
 
+Texts are the argument `text`, or one for each column of the prompt's template.
 `serving_default` is `classify`, else `predict`, else `choose`, else `generate`.
 card.json says which there are, with their shapes.
 """
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,10 +30,11 @@ from jaxlib.mlir.dialects import stablehlo
 
 from prompt_tuning.core.files import whole_folder
 from prompt_tuning.data.task import MARK
-from prompt_tuning.interop import serving_export
+from prompt_tuning.interop import serving_export, serving_reads
 from prompt_tuning.interop.serving import ROUND
 from prompt_tuning.interop.serving_files import EOS, FIRST_BYTE
 from prompt_tuning.interop.serving_programs import Servable
+from prompt_tuning.interop.serving_reads import Reads
 
 Tensor = Any  # tf.Tensor, or tf.RaggedTensor where rows differ
 # What every TensorFlow that setup.py allows can read; older ones lack operations.
@@ -136,6 +139,7 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
     card = {"kind": "savedmodel", **made.card, "vocabulary": said}
     card["tensorflow"] = tf.__version__
     card["tokenizer"] = _where(words)
+    card["columns"] = arguments(serving_reads.of(made.card))
     card["signatures"] = {name: _interface(fn) for name, fn in concrete.items()}
     card["serving_default"] = default
     serving_export.write_card(aside, card)
@@ -204,14 +208,20 @@ def _specs(symbols: Mapping[str, Any]) -> list[Any]:
 def _text_function(ids_function: Any, made: Servable, words: Tokeniser) -> Any:
   """A program as a tf.function of texts (and of vectors, where the prompt reads some).
 
+  Texts go through the prompt's template, and are cut where training cut them.
+
   Texts are padded to a multiple of `ROUND`, so that few shapes are compiled.
   """
   import tensorflow as tf
 
   names, labels = list(made.symbols()), made.settings.labels
   rest = {n: x for n, x in made.symbols().items() if n not in ("inputs", "mark")}
+  reads = serving_reads.of(made.card)
+  columns = arguments(reads)
 
-  def run(text: Tensor, *more: Tensor) -> dict[str, Tensor]:
+  def run(*given: Tensor) -> dict[str, Tensor]:
+    texts, more = given[: len(columns)], given[len(columns) :]
+    text = _filled(dict(zip(columns.values(), texts, strict=True)), reads)
     features = {**dict(zip(rest, more, strict=True)), **_features(text, made, words)}
     found = ids_function(*[features[name] for name in names])
     if "scores" in found:
@@ -224,8 +234,40 @@ def _text_function(ids_function: Any, made: Servable, words: Tokeniser) -> Any:
     kept = tf.ragged.boolean_mask(ids, (ids > 0) & (ids != EOS))
     return {"prediction": words.decode(kept), "log_probability": log_probability}
 
-  signature = [tf.TensorSpec([None], tf.string, "text"), *_specs(rest)]
-  return tf.function(run, input_signature=signature, autograph=False)
+  signature = [tf.TensorSpec([None], tf.string, name) for name in columns]
+  return tf.function(run, input_signature=[*signature, *_specs(rest)], autograph=False)
+
+
+def arguments(reads: Reads) -> dict[str, str]:
+  """Argument -> column: `text`, or one for each where the template has several."""
+  if len(reads.columns) < 2:
+    return {"text": next(iter(reads.columns), "text")}
+  named: dict[str, str] = {}
+  for column in reads.columns:
+    # TensorFlow takes names of Python.
+    name = re.sub(r"\W", "_", column, flags=re.ASCII)
+    name = name if re.match("[A-Za-z]", name) else f"column_{name}"
+    while name in named or name in ("external", "mark"):
+      name += "_"
+    named[name] = column
+  return named
+
+
+def _filled(texts: Mapping[str, Tensor], reads: Reads) -> Tensor:
+  """Whole inputs [B] of the texts [B] of each column: `Reads.text` in a graph."""
+  import tensorflow as tf
+
+  if reads.template is None:
+    return texts["text"]
+  message = f"A text holds {MARK}, which only the prompt's template may hold."
+  held = [tf.strings.regex_full_match(x, f"(?s).*{MARK}.*") for x in texts.values()]
+  free = tf.debugging.Assert(~tf.reduce_any(tf.stack(held)), [message])
+  with tf.control_dependencies([free]):
+    pieces = [
+      tf.identity(texts[text]) if kind == serving_reads.COLUMN else text
+      for kind, text in reads.template
+    ]
+    return tf.strings.join(pieces)
 
 
 def _features(text: Tensor, made: Servable, words: Tokeniser) -> dict[str, Tensor]:
@@ -238,6 +280,8 @@ def _features(text: Tensor, made: Servable, words: Tokeniser) -> dict[str, Tenso
   after = tf.strings.strip(tf.gather(parts.flat_values, parts.row_limits() - 1))
   joined = tf.strings.strip(tf.strings.join([before, after], " "))
   ids = words.encode(tf.where(found, joined, text))
+  most = serving_reads.of(made.card).most
+  ids = ids if most is None else ids[:, : most - 1]
   end = tf.fill([tf.shape(text)[0], 1], EOS)
   ids = tf.concat([ids, tf.RaggedTensor.from_tensor(end)], axis=1)
   width = -(-tf.reduce_max(ids.row_lengths()) // ROUND) * ROUND

@@ -13,7 +13,8 @@ from prompt_tuning.backbones.t5 import files, int8
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.trainable import flatten, unflatten
-from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError, finite, stacked
+from prompt_tuning.interop.finite import only_finite
+from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError, stacked
 
 Shardings = Mapping[str, jax.sharding.Sharding]
 _SCANNED = re.compile(r"(encoder|decoder)/layers/(.+)")
@@ -79,7 +80,7 @@ def load(
   shapes = _shapes(source.config)
   files.check_names(shapes, dict(source.arrays), str(source.path))
   _check_types(source, dtype)
-  checked = {n: finite(lazy, n, source.path) for n, lazy in source.arrays.items()}
+  checked = {n: only_finite(lazy, n, source.path) for n, lazy in source.arrays.items()}
   arrays = _in_tree(dataclasses.replace(source, arrays=checked), backbone.config)
   places = shardings(backbone) if callable(shardings) else shardings or {}
   unknown = sorted(set(places) - set(arrays))

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.interop.lazy import UnreadableError, is_finite
+from prompt_tuning.interop.finite import is_finite
+from prompt_tuning.interop.lazy import UnreadableError
 
 
 @dataclasses.dataclass(frozen=True)
