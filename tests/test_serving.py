@@ -22,7 +22,7 @@ import prompt_tuning as pt
 from prompt_tuning import answer, export
 from prompt_tuning.data.features import PLACES, Layout, pad
 from prompt_tuning.interop import (
-  savedmodel,
+  savedmodel_words,
   serving,
   serving_card,
   serving_files,
@@ -445,7 +445,7 @@ def test_bytes_in_a_graph_are_bytes():
   from prompt_tuning.data import vocabularies
 
   held = vocabularies.byte()
-  words = savedmodel.tokeniser(held)
+  words = savedmodel_words.tokeniser(held)
   texts = ["déjà vu", "", "a b"]
   ids = words.encode(tf.constant(texts)).to_list()
   assert ids == [held.encode(text) for text in texts]
