@@ -28,6 +28,7 @@ from prompt_tuning.interop import (
   savedmodel,
   serving_export,
   serving_programs,
+  serving_settings,
   t5x,
 )
 from prompt_tuning.interop.load import load
@@ -53,7 +54,7 @@ def export(
     prompt: folder of the prompt; see `interop.prompts.load` for what else it may be.
     checkpoint: backbone; None for the one in the prompt's card.
     dtype: of activations when served; see `api.load_model`.
-    **settings: of what is served; see `interop.serving_programs.Settings`.
+    **settings: of what is served; see `interop.serving_settings.Settings`.
 
   Raises:
     ValueError: if the format cannot hold the prompt, or an argument is missing or makes
@@ -75,7 +76,7 @@ def export(
     return
   if prompt is None:
     raise ValueError("`prompt` is missing; give the folder of a trained prompt.")
-  chosen = serving_programs.Settings(**settings)
+  chosen = serving_settings.Settings(**settings)
   made = prompts.load(prompt)
   if to == "numpy":
     prompts.write_numpy(output, made)

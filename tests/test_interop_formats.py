@@ -13,7 +13,7 @@ from prompt_tuning.backbones.t5 import files
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.trainable import flatten, unflatten
-from prompt_tuning.interop import huggingface, source, t5x
+from prompt_tuning.interop import finite, huggingface, source, t5x
 from prompt_tuning.interop.load import open_source
 
 CONFIG = T5Config(40, 8, 2, 4, 12, 2, 2)
@@ -21,7 +21,7 @@ TIED = dataclasses.replace(
   CONFIG, logits_via_embedding=True, mlp_activations=("relu",), num_decoder_layers=1
 )
 # What rounding, flushing or comparing by value would lose.
-EDGES = np.array([-0.0, 1e-40, 3.4e38, 1 + 2**-23], np.float32)
+EDGES = np.array([-0.0, 1e-40, 3.3e38, 1 + 2**-23], np.float32)
 
 
 def weights(config, dtype=np.float32):
@@ -218,3 +218,46 @@ def test_mixed_up_files(tmp_path):
     (tmp_path / one / "model.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match=words):
       open_source(tmp_path / one)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_number_that_is_not_finite_is_refused_by_name(tmp_path, kind, dtype):
+  params = jax.tree.map(jnp.asarray, weights(CONFIG, dtype))
+  kernel = params["decoder"]["layers_1"]["mlp"]["wi_0"]["kernel"]
+  params["decoder"]["layers_1"]["mlp"]["wi_0"]["kernel"] = kernel.at[-1, -1].set(np.nan)
+  WRITERS[kind](tmp_path / "x", T5(CONFIG), params)
+  opened = open_source(tmp_path / "x")
+  scanned = T5(dataclasses.replace(CONFIG, scan_layers=True))
+  mesh = jax.make_mesh((1,), ("x",))
+  name = "decoder/layers_1/mlp/wi_0/kernel"
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+  for more in (
+    {},
+    {"expected": scanned},
+    {"dtype": "int8"},
+    {"dtype": "float32"},
+    {"shardings": {name: place}},
+  ):
+    with pytest.raises(source.UnreadableError, match=f"{name} holds NaN or inf"):
+      source.load(opened, **more)
+
+
+def test_a_number_too_large_for_the_type_asked_for_is_refused(tmp_path):
+  params = weights(CONFIG)
+  params["encoder"]["encoder_norm"]["scale"][0] = 3.4e38
+  files.save(tmp_path / "x", T5(CONFIG), jax.tree.map(jnp.asarray, params))
+  source.load(open_source(tmp_path / "x"))
+  with pytest.raises(source.UnreadableError, match="encoder_norm/scale holds"):
+    source.load(open_source(tmp_path / "x"), dtype="bfloat16")
+
+
+def test_numbers_are_finite_wherever_they_stand():
+  for dtype in (np.float16, np.float32, np.float64, jnp.bfloat16):
+    array = np.zeros((3, finite._BLOCK), dtype)
+    assert finite.is_finite(array) and finite.is_finite(array[:, ::2])
+    assert finite.is_finite(array[:0])
+    for number in (np.nan, -np.nan, np.inf, -np.inf):
+      array[2, -2] = number
+      assert not finite.is_finite(array) and not finite.is_finite(array[:, ::2])
+      assert finite.is_finite(array[:2])

@@ -1,6 +1,7 @@
 """Prompts of other libraries, read and written."""
 
 import json
+import os
 import pathlib
 
 import jax.numpy as jnp
@@ -171,20 +172,123 @@ def test_bad_arrays(tmp_path, words):
       "says .* layers, .* but the table is",
     ),
     ({"num_virtual_tokens": 5}, "says 5 rows"),
-    ({"num_virtual_tokens": "x"}, "cannot be read"),
+    ({"num_virtual_tokens": "x"}, "num_virtual_tokens is 'x'; it must be a whole"),
+    ({"num_virtual_tokens": True}, "num_virtual_tokens is True"),
+    ({"num_virtual_tokens": 10**40}, f"says {10**40} rows"),
+    ({"num_virtual_tokens": float("inf")}, "holds the number Infinity"),
+    ({"peft_type": ["PROMPT_TUNING"]}, "peft_type is .*it must be a text"),
+    ({"peft_type": None}, "peft_type is None"),
+    (
+      {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 6, "num_layers": 1.5},
+      "num_layers is 1.5; it must be a whole number from 1 on",
+    ),
   ],
 )
 def test_bad_adapters(tmp_path, fields, words):
   stated = json.loads((ADAPTER / "adapter_config.json").read_text())
-  (tmp_path / "adapter_config.json").write_text(json.dumps({**stated, **fields}))
-  data = (ADAPTER / "adapter_model.safetensors").read_bytes()
-  (tmp_path / "adapter_model.safetensors").write_bytes(data)
+  adapter(tmp_path, json.dumps({**stated, **fields}))
   with pytest.raises(ValueError, match=words):
     pt.load_prompt(tmp_path)
-  (tmp_path / "adapter_config.json").write_text(json.dumps(stated))
-  (tmp_path / "adapter_model.safetensors").write_bytes(data[:50])
-  with pytest.raises(ValueError, match="cannot be read"):
+
+
+def adapter(folder, config=None, data=None):
+  """An adapter of other contents."""
+  config = (ADAPTER / peft.CONFIG).read_text() if config is None else config
+  data = (ADAPTER / peft.WEIGHTS).read_bytes() if data is None else data
+  (folder / peft.CONFIG).write_text(config)
+  (folder / peft.WEIGHTS).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+  ("config", "words"),
+  [
+    ("[" * 100_000, "cannot be read"),
+    ('{"a": ' * 90 + "1" + "}" * 90, "nested deeper than 64"),
+    ("[]", "holds list, not an object"),
+    ('{"num_virtual_tokens": 20}', "lacks peft_type: a text"),
+    ('{"peft_type": "P_TUNING"}', "lacks num_virtual_tokens: a whole number"),
+    ('{"num_virtual_tokens": 1e999}', "the number 1e999, which is not finite"),
+    ("", "cannot be read"),
+  ],
+)
+def test_adapters_whose_configuration_is_none(tmp_path, config, words):
+  adapter(tmp_path, config)
+  with pytest.raises(source.UnreadableError, match=f"{peft.CONFIG}' .*{words}"):
     pt.load_prompt(tmp_path)
+
+
+def tensors(**named):
+  return safetensors_numpy.save(named)
+
+
+@pytest.mark.parametrize(
+  ("data", "words"),
+  [
+    (tensors(a=VECTORS), r"lacks prompt_embeddings; it holds \['a'\]"),
+    (tensors(prompt_embeddings=VECTORS[0]), r"prompt_embeddings \(\d+,\)"),
+    (tensors(prompt_embeddings=np.ones((6, 8), np.uint8)), "prompt_embeddings uint8"),
+    (tensors(prompt_embeddings=np.ones((6, 8), bool)), "prompt_embeddings bool"),
+    (
+      tensors(prompt_embeddings=np.full((6, 8), np.inf, np.float32)),
+      "prompt_embeddings holds numbers that are not finite",
+    ),
+    (b"x" * 50, "it says that its header takes"),
+  ],
+)
+def test_adapters_of_other_weights(tmp_path, data, words):
+  adapter(tmp_path, data=data)
+  with pytest.raises(source.UnreadableError, match=f"{peft.WEIGHTS}'.*{words}"):
+    pt.load_prompt(tmp_path)
+
+
+def test_factors_of_a_task_that_are_no_numbers(tmp_path):
+  folder = ADAPTER.parent / "multitask"
+  held = safetensors_numpy.load_file(folder / peft.WEIGHTS)
+  for name, change, words in (
+    ("prefix_task_cols", lambda x: np.full_like(x, np.nan), "cols holds numbers that"),
+    ("prefix_task_rows", lambda x: x.astype(np.int32), "prefix_task_rows int32"),
+    ("prefix_task_rows", lambda x: x[:, :, :-1], "for a table"),
+    ("prefix_task_cols", lambda x: x * np.float32(1e38), "times the task's factors"),
+  ):
+    held[peft.TABLE] = np.full_like(held[peft.TABLE], 1e30)
+    data = tensors(**{**held, name: np.ascontiguousarray(change(held[name]))})
+    adapter(tmp_path, (folder / peft.CONFIG).read_text(), data)
+    with pytest.raises(source.UnreadableError, match=words):
+      pt.load_prompt(tmp_path, task=1)
+
+
+def test_an_adapters_files_are_its_own(tmp_path):
+  folder, out = tmp_path / "x", tmp_path / "secret"
+  folder.mkdir()
+  adapter(folder)
+  (folder / peft.WEIGHTS).rename(out)
+  for make, words in (
+    (lambda path: path.symlink_to(out), "is a link that leaves its folder"),
+    (os.mkfifo, "is a pipe, a socket or a device"),
+    (pathlib.Path.mkdir, "is a folder"),
+    (lambda path: path.symlink_to(path), "cannot be read"),
+    (lambda path: path.symlink_to("/dev/zero"), "a device"),
+    (lambda path: None, "cannot be read: No such file"),
+  ):
+    path = folder / peft.WEIGHTS
+    make(path)
+    with pytest.raises(source.UnreadableError, match=words):
+      pt.load_prompt(folder)
+    if path.is_dir():
+      path.rmdir()
+    else:
+      path.unlink(missing_ok=True)
+
+
+def test_links_of_the_hubs_cache_are_followed(tmp_path):
+  folder, blobs = tmp_path / "model" / "snapshots" / "abc", tmp_path / "model" / "blobs"
+  folder.mkdir(parents=True)
+  blobs.mkdir()
+  adapter(folder)
+  for number, path in enumerate(sorted(folder.iterdir())):
+    path.rename(blobs / str(number))
+    path.symlink_to(blobs / str(number))
+  pt.load_prompt(folder)
 
 
 def test_a_multitask_adapter_needs_a_task():

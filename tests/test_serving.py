@@ -1,12 +1,10 @@
 """Artifacts that answer without the library, and SavedModels: the same answers."""
 
-import contextlib
 import dataclasses
-import functools
+import hashlib
 import json
 import os
 import pathlib
-import random
 import re
 import subprocess
 import sys
@@ -17,13 +15,21 @@ import jax.numpy as jnp
 import method_tools
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
+from serving_tools import TOLERANCE, made, records, write
 
 import prompt_tuning as pt
 from prompt_tuning import answer, export
-from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.data.features import Layout, pad
-from prompt_tuning.engine import evaluate, product
-from prompt_tuning.interop import savedmodel, serving, serving_files, serving_programs
+from prompt_tuning.data.features import PLACES, Layout, pad
+from prompt_tuning.interop import (
+  savedmodel_words,
+  serving,
+  serving_card,
+  serving_files,
+  serving_programs,
+  serving_settings,
+)
+from prompt_tuning.interop.lazy import UnreadableError
 from prompt_tuning.interop.load import load
 from prompt_tuning.outputs.text import Beam
 
@@ -35,28 +41,6 @@ TEXTS = [
   "it was, all in all, a lovely evening with good food and better talk",
   "so what",
 ]
-# Logits are of order 1; programs differ in how XLA fuses them.
-TOLERANCE = 1e-5
-
-
-def made(tiny_folder, folder, method, place="front", labels=None, **numbers):
-  """A product of random numbers for the tiny backbone, in its folder."""
-  loaded = load(tiny_folder)
-  found = method_tools.load(method, folder, **numbers)
-  model = PromptedModel(loaded.backbone, found.prompt)
-  params = method_tools.random_params(model.prompt_shapes(loaded.params), scale=1.0)
-  layout = {"place": place}
-  backbone = {"name": tiny_folder, "fingerprint": loaded.fingerprint, "width": 16}
-  card = {"method": method, "layout": layout, "backbone": backbone}
-  card["task"] = {"labels": labels}
-  params = jax.tree.map(np.asarray, params)
-  product.Product(found.prompt, {"prompt": params}, card).save(folder / "prompt")
-  return folder / "prompt"
-
-
-def write(to, prompt, out, *flags):
-  export.main([f"--to={to}", f"--prompt={prompt}", f"--output={out}", *flags])
-  return out
 
 
 @dataclasses.dataclass
@@ -98,11 +82,7 @@ def wanted_scores(conditioned, tiny_folder):
 def wanted_records(conditioned, tiny_folder):
   """Records of the library for `conditioned`, with beams."""
   ready = answer.session(load(tiny_folder), pt.load_prompt(conditioned.prompt))
-  vocabulary = ready.loaded.vocabulary
-  examples = answer.examples(vocabulary, TEXTS)
-  run = evaluate.predictor(ready.model, vocabulary, None, Beam(4, 2))
-  run = functools.partial(run, ready.params)
-  return evaluate.in_order(run, examples, ready.layout(examples), len(TEXTS))
+  return records(ready, TEXTS, None, Beam(4, 2))
 
 
 def test_a_prompt_that_reads_its_input(conditioned, wanted_scores):
@@ -196,7 +176,7 @@ def test_positions_are_reserved_as_the_data_pipeline_does(place):
 def test_prompts_of_every_kind_leave_rows_and_lengths_free(method, tmp_path):
   case = method_tools.case(method, tmp_path)
   held = types.SimpleNamespace(encode=method_tools.encode)
-  settings = serving_programs.Settings(labels=LABELS, steps=3)
+  settings = serving_settings.Settings(labels=LABELS, steps=3)
   servable = serving_programs.Servable(
     case.model, case.params, held, settings, {"place": "front"}
   )
@@ -236,13 +216,23 @@ def damage(folder, name, change):
 def relabel(folder, **fields):
   card = json.loads((folder / "card.json").read_text())
   card |= fields
-  card["digest"] = serving_files.card_digest(card)
+  card["digest"] = serving_card.digest(card)
   (folder / "card.json").write_text(json.dumps(card))
+
+
+def resign(folder, **changes):
+  """Other contents of files (None takes one away), and a card that agrees."""
+  files = json.loads((folder / "card.json").read_text())["files"]
+  for name, data in changes.items():
+    name = name.replace("__", ".")
+    (folder / name).write_bytes(data)
+    files[name] = hashlib.sha256(data).hexdigest()
+  relabel(folder, files=files)
 
 
 BAD = {
   "is no serving artifact": lambda f: (f / "card.json").unlink(),
-  "card.json cannot be read": lambda f: damage(f, "card.json", lambda b: b[:90]),
+  "card.json' cannot be read": lambda f: damage(f, "card.json", lambda b: b[:90]),
   "damaged or was edited": lambda f: damage(
     f, "card.json", lambda b: b.replace(b"negative", b"negatiwe", 1)
   ),
@@ -252,8 +242,66 @@ BAD = {
   "lacks generate.jax_export": lambda f: (f / "generate.jax_export").unlink(),
   "this version reads": lambda f: relabel(f, format="prompt_tuning/serving/9"),
   r"made for \['tpu'\], but jax runs on 'cpu'": lambda f: relabel(f, platforms=["tpu"]),
-  "cannot be read by jax": lambda f: relabel(f, vocabulary={"kind": "sentencepiece"}),
+  "lacks vocabulary.file": lambda f: relabel(f, vocabulary={"kind": "sentencepiece"}),
+  "vocabulary.kind is 'x'": lambda f: relabel(f, vocabulary={"kind": "x"}),
+  "lacks files.weights.safetensors": lambda f: relabel(f, files={}),
+  "files.weights.safetensors is 3": lambda f: relabel(
+    f, files={"weights.safetensors": 3}
+  ),
+  "names '../../etc/passwd', which is no name": lambda f: relabel(
+    f, files={**files_of(f), "../../etc/passwd": "0"}
+  ),
+  "platforms is None; it must be a list": lambda f: relabel(f, platforms=None),
+  "platforms is 'cpu'; it must be a list": lambda f: relabel(f, platforms="cpu"),
+  "arguments is .*must be an object": lambda f: relabel(f, arguments=[]),
+  r"arguments are \['x'\]; known are": lambda f: relabel(f, arguments={"x": {}}),
+  "lacks arguments.inputs.dtype": lambda f: relabel(f, arguments={"inputs": {}}),
+  "arguments.inputs.shape is": lambda f: relabel(
+    f, arguments={"inputs": {"dtype": "int32", "shape": ["b", 7]}}
+  ),
+  "place is 'nowhere'; it must be one of": lambda f: relabel(f, place="nowhere"),
+  "says the place 'mark', but": lambda f: relabel(f, place="mark"),
+  r"programs are \['../../other/choose'": lambda f: relabel(
+    f, programs={"../../other/choose": {}}
+  ),
+  "but the labels None": lambda f: relabel(f, labels=None),
+  "labels is 'good'; it must be a list": lambda f: relabel(f, labels="good"),
+  "programs.choose.scores.shape is": lambda f: relabel(f, labels=["a", "b", "c"]),
+  "lacks reads.ids": lambda f: relabel(f, reads={}),
+  "reads.template is": lambda f: relabel(
+    f, reads={"ids": 9, "truncate": False, "template": [["text"]]}
+  ),
+  "reads.inputs is inf|which is not finite": lambda f: relabel(
+    f, reads={"ids": 9, "truncate": True, "inputs": float("inf")}
+  ),
+  "nested deeper than": lambda f: relabel(f, place=nested(90)),
+  "another program than card.json describes: its results": lambda f: resign(
+    f, choose__jax_export=(f / "generate.jax_export").read_bytes()
+  ),
+  "is no SentencePiece model": lambda f: resign(f, spiece__model=b"x" * 50),
+  "holds NaN or infinite": lambda f: resign(
+    f, weights__safetensors=spoiled(f, lambda x: x * np.nan)
+  ),
+  "does not hold what card.json says": lambda f: resign(
+    f, weights__safetensors=spoiled(f, lambda x: x.astype(np.float16))
+  ),
+  "cannot be read by jax": lambda f: resign(f, generate__jax_export=b"x" * 40),
 }
+
+
+def files_of(folder):
+  return json.loads((folder / "card.json").read_text())["files"]
+
+
+def nested(depth):
+  return [nested(depth - 1)] if depth else []
+
+
+def spoiled(folder, change):
+  """The file of weights with one of them changed."""
+  held = safetensors_numpy.load_file(folder / "weights.safetensors")
+  name = sorted(held)[-1]
+  return safetensors_numpy.save({**held, name: change(held[name])})
 
 
 @pytest.mark.parametrize("words", BAD)
@@ -265,28 +313,29 @@ def test_bad_artifacts(plain, tmp_path, words):
     serving.load(tmp_path)
 
 
-def test_mutated_cards(plain, tmp_path):
-  for path in plain.folder.iterdir():
-    (tmp_path / path.name).symlink_to(path)
-  card, whole = tmp_path / "card.json", (plain.folder / "card.json").read_bytes()
-  card.unlink()
-  draw = random.Random(0)
-  for _ in range(300):
-    data = bytearray(whole)
-    for _ in range(draw.randint(1, 3)):
-      data[draw.randrange(len(data))] = draw.randrange(256)
-    card.write_bytes(data[: draw.choice([len(data), draw.randrange(len(data))])])
-    with contextlib.suppress(ValueError):
-      assert serving.load(tmp_path).card == json.loads(whole)
-
-
-def test_a_program_that_is_none(plain, tmp_path):
+@pytest.mark.parametrize(
+  ("make", "words"),
+  [
+    (os.mkfifo, "is a pipe, a socket or a device"),
+    (pathlib.Path.mkdir, "is a folder"),
+    (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device"),
+    (lambda path: path.symlink_to("/etc/hostname"), "is a link that leaves its folder"),
+  ],
+)
+@pytest.mark.parametrize("name", ["card.json", "choose.jax_export"])
+def test_what_is_no_file_of_the_artifact_is_not_opened(
+  plain, tmp_path, name, make, words
+):
   for path in plain.folder.iterdir():
     (tmp_path / path.name).write_bytes(path.read_bytes())
-  (tmp_path / "generate.jax_export").write_bytes(b"x" * 40)
-  relabel(tmp_path, files={})
-  with pytest.raises(ValueError, match="cannot be read by jax"):
+  (tmp_path / name).unlink()
+  make(tmp_path / name)
+  with pytest.raises(UnreadableError, match=f"{name}' {words}"):
     serving.load(tmp_path)
+
+
+def test_the_places_of_a_card_are_those_of_the_data():
+  assert serving_card.PLACES == PLACES
 
 
 def test_bad_features(plain):
@@ -396,7 +445,7 @@ def test_bytes_in_a_graph_are_bytes():
   from prompt_tuning.data import vocabularies
 
   held = vocabularies.byte()
-  words = savedmodel.tokeniser(held)
+  words = savedmodel_words.tokeniser(held)
   texts = ["déjà vu", "", "a b"]
   ids = words.encode(tf.constant(texts)).to_list()
   assert ids == [held.encode(text) for text in texts]

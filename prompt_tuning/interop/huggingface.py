@@ -18,7 +18,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import Leaf, unrolled
 from prompt_tuning.core.folders import whole_folder
-from prompt_tuning.interop import places, shards
+from prompt_tuning.interop import places, shards, untrusted
 from prompt_tuning.interop import vocabulary as vocabulary_files
 from prompt_tuning.interop.hugging_names import name_here, names_there
 from prompt_tuning.interop.lazy import BLOCK_BYTES, Lazy, UnreadableError, transposed
@@ -43,7 +43,7 @@ NEVER_READ = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.we
 def recognises(folder: Any) -> bool:
   """Whether a folder's config.json is a Hugging Face model's, of whatever kind."""
   try:
-    return "model_type" in places.read_json(folder / "config.json")
+    return "model_type" in untrusted.read_object(folder / "config.json")
   except UnreadableError:
     return False
 
@@ -58,7 +58,7 @@ def open_source(folder: Any) -> Source:
     UnreadableError: for another architecture, a missing or damaged file, or weights
       that are no part of a T5 or not those that config.json describes.
   """
-  fields = places.read_json(folder / "config.json")
+  fields = untrusted.read_object(folder / "config.json")
   family = fields.get("model_type")
   if family not in FAMILIES:
     raise UnreadableError(
@@ -181,7 +181,7 @@ def _config(
 def _vocabulary(folder: Any, config: T5Config) -> str | None:
   tokenizer = folder / "tokenizer_config.json"
   if tokenizer.is_file():
-    kind = places.read_json(tokenizer).get("tokenizer_class")
+    kind = untrusted.read_object(tokenizer).get("tokenizer_class")
     if kind == "ByT5Tokenizer":
       return "bytes"
   return places.vocabulary(folder, config.vocab_size)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -177,8 +178,27 @@ def in_file(path: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> 
 @contextlib.contextmanager
 def open_bytes(path: Any) -> Iterator[Any]:
   """A file to seek and read in, local or not; failures are `UnreadableError`."""
+  check_regular(path)
   with readable(path), path.open("rb") as file:
     yield file
+
+
+def check_regular(path: Any) -> None:
+  """Refuses a local path that is no file: opening a pipe or a device may not end.
+
+  Raises:
+    UnreadableError: if it is none, or not there.
+  """
+  if files.is_remote(path):
+    return
+  try:
+    mode = os.stat(path).st_mode
+  except (OSError, ValueError) as error:
+    words = error.strerror if isinstance(error, OSError) else error
+    raise UnreadableError(f"{str(path)!r} cannot be read: {words}.") from error
+  if not stat.S_ISREG(mode):
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+    raise UnreadableError(f"{str(path)!r} is {kind}, not a regular file.")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from prompt_tuning.backbones.t5 import files
-from prompt_tuning.interop import places, tensor_files
+from prompt_tuning.interop import places, tensor_files, untrusted
 from prompt_tuning.interop.lazy import UnreadableError
 from prompt_tuning.interop.source import Source, config_of
 
@@ -24,7 +24,7 @@ def open_source(folder: Any) -> Source:
     UnreadableError: if it is no such folder, or its files do not fit each other.
   """
   path = folder / "config.json"
-  fields = places.read_json(path)
+  fields = untrusted.read_object(path)
   if fields.pop("format", None) != files.FORMAT:
     raise UnreadableError(
       f'{str(path)!r} does not say "format": "{files.FORMAT}", so it is not a folder '

@@ -16,6 +16,7 @@ unused.
 
 import json
 import pathlib
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,13 +24,17 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from prompt_tuning.core.folders import whole_folder
-from prompt_tuning.interop.source import UnreadableError
+from prompt_tuning.interop import tensor_files, untrusted
+from prompt_tuning.interop.lazy import UnreadableError
 from prompt_tuning.interop.tables import Tables, checked
+from prompt_tuning.interop.untrusted import Stated
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 TABLES = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
 PREFIX = "PREFIX_TUNING"
+# The tensor that every kind has.
+TABLE = "prompt_embeddings"
 
 
 def read(folder: pathlib.Path, task: int | None = None) -> Tables:
@@ -42,38 +47,62 @@ def read(folder: pathlib.Path, task: int | None = None) -> Tables:
   Raises:
     ValueError: for another kind of adapter, or files that do not fit each other.
   """
-  try:
-    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    kind, length = fields["peft_type"], int(fields["num_virtual_tokens"])
-  except (OSError, KeyError, TypeError, ValueError) as error:
-    where = str(folder / CONFIG)
-    raise UnreadableError(f"{where!r} cannot be read: {error!r}.") from error
+  path = untrusted.inside(folder, CONFIG)
+  stated = Stated(untrusted.read_object(path), str(path))
+  kind = stated.text("peft_type")
   if kind not in (*TABLES, PREFIX):
     raise ValueError(
       f"{str(folder)!r} is an adapter of the type {kind}; {', '.join(TABLES)} and "
       f"{PREFIX} can be read."
     )
-  where = str(folder / WEIGHTS)
-  try:
-    tensors = safetensors_numpy.load_file(where)
-    table = tensors["prompt_embeddings"]
-    if kind == "MULTITASK_PROMPT_TUNING":
-      cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
-      table = table * (cols[_task(task, len(cols))] @ rows[_task(task, len(rows))])
-  except UnreadableError:
-    raise
-  except Exception as error:  # the reader has an exception type of its own
-    raise UnreadableError(f"{where!r} cannot be read: {error!r}.") from error
-  table = checked(table, where)
+  length = stated.count("num_virtual_tokens", least=1)
+  tensors = _Tensors(untrusted.inside(folder, WEIGHTS))
+  table = tensors.read(TABLE)
+  if kind == "MULTITASK_PROMPT_TUNING":
+    table = tensors.of_task(table, task)
   lengths = (length,) if kind == PREFIX else (length, 2 * length)
-  if length < 1 or len(table) not in lengths:
+  if len(table) not in lengths:
     raise UnreadableError(
-      f"{where!r} holds {table.shape}, but {CONFIG} says {length} rows."
+      f"{tensors.where!r} holds {table.shape}, but {CONFIG} says {length} rows."
     )
   if kind == PREFIX:
-    return _read_prefix(table, fields, str(folder / CONFIG))
+    return _read_prefix(table, stated)
   both = kind == "MULTITASK_PROMPT_TUNING" and len(table) > length
   return Tables(table[:length], table[length:] if both else None)
+
+
+class _Tensors:
+  """The tensors of an adapter's weights, each checked when it is read."""
+
+  def __init__(self, path: Any) -> None:
+    self.where, self.lazy = str(path), tensor_files.tensors(path)
+
+  def read(self, name: str, rank: int = 2) -> np.ndarray:
+    """Finite float32 numbers [P H], or of rank 3, one matrix a task."""
+    if name not in self.lazy:
+      raise UnreadableError(
+        f"{self.where!r} lacks {name}; it holds {sorted(self.lazy)[:8]}."
+      )
+    found = self.lazy[name]
+    if len(found.shape) != rank:
+      raise UnreadableError(f"{self.where!r} holds {name} {found.shape}.")
+    rows = found.read().reshape(-1, found.shape[-1] if found.shape[-1] else 1)
+    return checked(rows, self.where, name).reshape(found.shape)
+
+  def of_task(self, table: np.ndarray, task: int | None) -> np.ndarray:
+    """A shared table [P H] times the low-rank one of a task."""
+    cols = self.read("prefix_task_cols", 3)
+    rows = self.read("prefix_task_rows", 3)
+    (tasks, P, R), H = cols.shape, table.shape[1]
+    if P != len(table) or rows.shape != (tasks, R, H):
+      raise UnreadableError(
+        f"{self.where!r} holds prefix_task_cols {cols.shape} and prefix_task_rows "
+        f"{rows.shape} for a table {table.shape}."
+      )
+    number = _task(task, tasks)
+    with np.errstate(over="ignore", invalid="ignore"):
+      found = table * (cols[number] @ rows[number])
+    return checked(found, self.where, f"{TABLE} times the task's factors")
 
 
 def _task(task: int | None, count: int) -> int:
@@ -84,21 +113,19 @@ def _task(task: int | None, count: int) -> int:
   return task
 
 
-def _read_prefix(table: np.ndarray, fields: Mapping[str, Any], where: str) -> Tables:
+def _read_prefix(table: np.ndarray, stated: Stated) -> Tables:
   names = ("num_layers", "token_dim", "num_attention_heads")
-  try:
-    L, J, heads = (int(fields[name]) for name in names)
-  except (KeyError, TypeError, ValueError) as error:
-    raise UnreadableError(f"{where!r} must say {', '.join(names)}.") from error
-  if min(L, J, heads) < 1 or J % heads or table.shape[1] != 2 * L * J:
+  L, J, heads = (stated.count(name, least=1) for name in names)
+  if J % heads or table.shape[1] != 2 * L * J:
     raise UnreadableError(
-      f"{where!r} says {L} layers, {heads} heads and a width of {J}, but the table is "
-      f"{table.shape}."
+      f"{stated.where!r} says {L} layers, {heads} heads and a width of {J}, but the "
+      f"table is {table.shape}."
     )
-  if fields.get("num_transformer_submodules", 2) != 2:
-    raise ValueError(
-      f"{where!r} says num_transformer_submodules = "
-      f"{fields['num_transformer_submodules']}; a prefix of a T5 needs 2."
+  submodules = stated.fields.get("num_transformer_submodules", 2)
+  if submodules != 2:
+    raise UnreadableError(
+      f"{stated.where!r} says num_transformer_submodules = {reprlib.repr(submodules)}; "
+      "a prefix of a T5 needs 2."
     )
   entries_GPJ = table.reshape(len(table), 2 * L, J).swapaxes(0, 1)
   return Tables(decoder_GPJ=entries_GPJ[_entries(L)], heads=heads)
@@ -185,5 +212,5 @@ def _write(
   with whole_folder(folder) as aside:
     text = json.dumps({**common, **fields}, indent=2) + "\n"
     (aside / CONFIG).write_text(text, encoding="utf-8")
-    tensors = {"prompt_embeddings": table}
+    tensors = {TABLE: table}
     safetensors_numpy.save_file(tensors, str(aside / WEIGHTS))

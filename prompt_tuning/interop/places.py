@@ -1,13 +1,11 @@
 """Where a backbone lies: a folder here, a remote one, or one of Hugging Face's Hub."""
 
-import json
 import pathlib
 from typing import Any
 
 from prompt_tuning.core import files
 from prompt_tuning.data import vocabularies
 from prompt_tuning.interop import hub
-from prompt_tuning.interop.lazy import UnreadableError, readable
 
 BYTE_ROWS = 384
 
@@ -36,21 +34,3 @@ def vocabulary(folder: Any, rows: int) -> str | None:
     if (folder / name).is_file():
       return str(folder / name)
   return "bytes" if rows == BYTE_ROWS else None
-
-
-def read_json(path: Any) -> dict[str, Any]:
-  """The object in a JSON file.
-
-  Raises:
-    UnreadableError: if there is none.
-  """
-  try:
-    with readable(path):
-      found = json.loads(path.read_text(encoding="utf-8"))
-  except UnreadableError:
-    raise
-  except (ValueError, RecursionError) as error:
-    raise UnreadableError(f"{str(path)!r} cannot be read: {error}.") from error
-  if not isinstance(found, dict):
-    raise UnreadableError(f"{str(path)!r} holds {type(found).__name__}, not an object.")
-  return found

@@ -63,7 +63,7 @@ def load(path: Any, task: int | None = None) -> Product:
     raise ValueError(
       f"{str(step)!r} holds no {BRANCH}; beside the backbone it has {sorted(found)}."
     )
-  return _product("t5x", step, Tables(checked(found[BRANCH].read(), str(step))))
+  return _product("t5x", step, Tables(checked(found[BRANCH].read(), str(step), BRANCH)))
 
 
 def read_numpy(path: pathlib.Path) -> np.ndarray:

@@ -10,13 +10,14 @@ TensorFlow's last release cannot read yet. Signatures:
                        SentencePiece needs tensorflow_text (here, and imported wherever
                        the SavedModel is loaded), bytes need nothing
 
+Texts are the argument `text`, or one for each column of the prompt's template.
 `serving_default` is `classify`, else `predict`, else `choose`, else `generate`.
 card.json says which there are, with their shapes.
 """
 
-import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,75 +29,16 @@ from jaxlib.mlir.dialects import stablehlo
 
 from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.data.task import MARK
-from prompt_tuning.interop import serving_export
+from prompt_tuning.interop import serving_export, serving_reads
+from prompt_tuning.interop.savedmodel_words import Tensor, Tokeniser, tokeniser
 from prompt_tuning.interop.serving import ROUND
-from prompt_tuning.interop.serving_files import EOS, FIRST_BYTE
+from prompt_tuning.interop.serving_files import EOS
 from prompt_tuning.interop.serving_programs import Servable
+from prompt_tuning.interop.serving_reads import Reads
 
-Tensor = Any  # tf.Tensor, or tf.RaggedTensor where rows differ
 # What every TensorFlow that setup.py allows can read; older ones lack operations.
 STABLEHLO = "1.8.0"
 BY_DEFAULT = ("classify", "predict", "choose", "generate")
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokeniser:
-  """Text to ids and back in a graph.
-
-  Attributes:
-    encode: texts [B] -> ids without end marks, ragged [B n].
-    decode: ids, ragged [B n] -> texts [B].
-    resource: what the SavedModel must keep.
-  """
-
-  encode: Callable[[Tensor], Tensor]
-  decode: Callable[[Tensor], Tensor]
-  resource: Any = None
-
-
-def tokeniser(vocabulary: Any) -> Tokeniser | None:
-  """Of a vocabulary; None where it cannot be put into a graph here."""
-  import tensorflow as tf
-
-  said, model = serving_export.vocabulary(vocabulary)
-  if said is None or said["kind"] == "tokenizers":
-    return None
-  if model is None:
-    return Tokeniser(_encode_bytes, _decode_bytes)
-  try:
-    import tensorflow_text
-  except ImportError:
-    return None
-  made = tensorflow_text.SentencepieceTokenizer(model=model, out_type=tf.int32)
-  size, unknown = vocabulary.vocab_size, vocabulary.unk_id
-
-  def decode(ids: Tensor) -> Tensor:
-    known = tf.ragged.map_flat_values(lambda x: tf.where(x < size, x, unknown), ids)
-    return tf.strings.strip(made.detokenize(known))
-
-  return Tokeniser(made.tokenize, decode, made)
-
-
-def _encode_bytes(texts: Tensor) -> Tensor:
-  import tensorflow as tf
-
-  def numbers(pieces: Tensor) -> Tensor:
-    values = tf.io.decode_raw(pieces, tf.uint8, fixed_length=1)[:, 0]
-    return tf.cast(values, tf.int32) + FIRST_BYTE
-
-  return tf.ragged.map_flat_values(numbers, tf.strings.bytes_split(texts))
-
-
-def _decode_bytes(ids: Tensor) -> Tensor:
-  import tensorflow as tf
-
-  table = tf.constant([bytes([i]) for i in range(256)])
-  values = ids - FIRST_BYTE
-  kept = tf.ragged.boolean_mask(values, (values >= 0) & (values < 256))
-  pieces = tf.ragged.map_flat_values(lambda x: tf.gather(table, x), kept)
-  texts = tf.strings.reduce_join(pieces, axis=1)
-  texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
-  return tf.strings.strip(texts)
 
 
 def write(folder: str | pathlib.Path, made: Servable) -> None:
@@ -136,6 +78,7 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
     card = {"kind": "savedmodel", **made.card, "vocabulary": said}
     card["tensorflow"] = tf.__version__
     card["tokenizer"] = _where(words, said)
+    card["columns"] = arguments(serving_reads.of(made.card))
     card["signatures"] = {name: _interface(fn) for name, fn in concrete.items()}
     card["serving_default"] = default
     serving_export.write_card(aside, card)
@@ -206,14 +149,20 @@ def _specs(symbols: Mapping[str, Any]) -> list[Any]:
 def _text_function(ids_function: Any, made: Servable, words: Tokeniser) -> Any:
   """A program as a tf.function of texts (and of vectors, where the prompt reads some).
 
+  Texts go through the prompt's template, and are cut where training cut them.
+
   Texts are padded to a multiple of `ROUND`, so that few shapes are compiled.
   """
   import tensorflow as tf
 
   names, labels = list(made.symbols()), made.settings.labels
   rest = {n: x for n, x in made.symbols().items() if n not in ("inputs", "mark")}
+  reads = serving_reads.of(made.card)
+  columns = arguments(reads)
 
-  def run(text: Tensor, *more: Tensor) -> dict[str, Tensor]:
+  def run(*given: Tensor) -> dict[str, Tensor]:
+    texts, more = given[: len(columns)], given[len(columns) :]
+    text = _filled(dict(zip(columns.values(), texts, strict=True)), reads)
     features = {**dict(zip(rest, more, strict=True)), **_features(text, made, words)}
     found = ids_function(*[features[name] for name in names])
     if "scores" in found:
@@ -226,8 +175,40 @@ def _text_function(ids_function: Any, made: Servable, words: Tokeniser) -> Any:
     kept = tf.ragged.boolean_mask(ids, (ids > 0) & (ids != EOS))
     return {"prediction": words.decode(kept), "log_probability": log_probability}
 
-  signature = [tf.TensorSpec([None], tf.string, "text"), *_specs(rest)]
-  return tf.function(run, input_signature=signature, autograph=False)
+  signature = [tf.TensorSpec([None], tf.string, name) for name in columns]
+  return tf.function(run, input_signature=[*signature, *_specs(rest)], autograph=False)
+
+
+def arguments(reads: Reads) -> dict[str, str]:
+  """Argument -> column: `text`, or one for each where the template has several."""
+  if len(reads.columns) < 2:
+    return {"text": next(iter(reads.columns), "text")}
+  named: dict[str, str] = {}
+  for column in reads.columns:
+    # TensorFlow takes names of Python.
+    name = re.sub(r"\W", "_", column, flags=re.ASCII)
+    name = name if re.match("[A-Za-z]", name) else f"column_{name}"
+    while name in named or name in ("external", "mark"):
+      name += "_"
+    named[name] = column
+  return named
+
+
+def _filled(texts: Mapping[str, Tensor], reads: Reads) -> Tensor:
+  """Whole inputs [B] of the texts [B] of each column: `Reads.text` in a graph."""
+  import tensorflow as tf
+
+  if reads.template is None:
+    return texts["text"]
+  message = f"A text holds {MARK}, which only the prompt's template may hold."
+  held = [tf.strings.regex_full_match(x, f"(?s).*{MARK}.*") for x in texts.values()]
+  free = tf.debugging.Assert(~tf.reduce_any(tf.stack(held)), [message])
+  with tf.control_dependencies([free]):
+    pieces = [
+      tf.identity(texts[text]) if kind == serving_reads.COLUMN else text
+      for kind, text in reads.template
+    ]
+    return tf.strings.join(pieces)
 
 
 def _features(text: Tensor, made: Servable, words: Tokeniser) -> dict[str, Tensor]:
@@ -240,6 +221,8 @@ def _features(text: Tensor, made: Servable, words: Tokeniser) -> dict[str, Tenso
   after = tf.strings.strip(tf.gather(parts.flat_values, parts.row_limits() - 1))
   joined = tf.strings.strip(tf.strings.join([before, after], " "))
   ids = words.encode(tf.where(found, joined, text))
+  most = serving_reads.of(made.card).most
+  ids = ids if most is None else ids[:, : most - 1]
   end = tf.fill([tf.shape(text)[0], 1], EOS)
   ids = tf.concat([ids, tf.RaggedTensor.from_tensor(end)], axis=1)
   width = -(-tf.reduce_max(ids.row_lengths()) // ROUND) * ROUND

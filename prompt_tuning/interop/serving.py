@@ -22,8 +22,9 @@ import jax
 import numpy as np
 
 from prompt_tuning.data.task import MARK, split_mark
-from prompt_tuning.interop import serving_files
+from prompt_tuning.interop import serving_card, serving_files, serving_reads
 from prompt_tuning.interop.serving_files import EOS, Pieces
+from prompt_tuning.interop.serving_reads import Reads
 from prompt_tuning.outputs import text
 
 # Rows of texts are as long as a multiple of this, and so many to a batch at the most.
@@ -58,14 +59,15 @@ class Served:
         f"The artifact has no program {program!r}; it has {sorted(self.programs)}."
         f"{hint}"
       )
-    given = _checked(features, self.card["arguments"])
+    given = _checked(features, self.card)
     return jax.device_get(self.programs[program](self.weights, given))
 
   def predict(self, texts: Sequence[str], external: Any = None) -> list[str]:
     """One written answer a text.
 
     Args:
-      texts: as for `pt.predict`. external: vectors [B C], for a prompt that reads some.
+      texts: as for `pt.predict`, {column: text} where the prompt's template has several
+        columns. external: vectors [B C], for a prompt that reads some.
     """
     found = self._answers("generate", texts, external)
     ids = [row for batch in found for row in batch["ids"]]
@@ -76,7 +78,7 @@ class Served:
   ) -> tuple[list[str], np.ndarray]:
     """The likeliest label of each text, and log-probabilities [B K] of all labels."""
     found = [batch["scores"] for batch in self._answers("choose", texts, external)]
-    labels = self.card["labels"] or []
+    labels = self.card.get("labels") or []
     scores_BK = np.concatenate(found) if found else np.zeros((0, len(labels)))
     return [labels[k] for k in scores_BK.argmax(1)] if found else [], scores_BK
 
@@ -94,8 +96,9 @@ class Served:
     if program not in self.programs:
       self.run(program)
     columns: dict[str, Any] = {} if external is None else {"external": external}
-    ids, marks = _tokens(texts, self._pieces(), self.card["place"] == "mark")
-    if self.card["place"] == "mark":
+    marked, reads = self.card["place"] == "mark", serving_reads.of(self.card)
+    ids, marks = _tokens(texts, self._pieces(), marked, reads)
+    if marked:
       columns["mark"] = marks
     columns = {name: np.asarray(value) for name, value in columns.items()}
     for name, value in columns.items():
@@ -122,26 +125,27 @@ def _size(rows: int) -> int:
 
 
 def _tokens(
-  texts: Sequence[str], pieces: Pieces, marked: bool
+  texts: Sequence[Any], pieces: Pieces, marked: bool, reads: Reads
 ) -> tuple[list[list[int]], np.ndarray]:
   """Ids of each text, end mark last, and how many of them stand before its mark."""
+  if isinstance(texts, (str, Mapping)):
+    raise ValueError(f"`texts` must be a list of texts, got {texts!r}.")
   ids, marks = [], []
   for i, one in enumerate(texts):
-    if isinstance(texts, str) or not isinstance(one, str):
-      raise ValueError(f"`texts` must be a list of texts, got {one!r} at {i}.")
-    before, rest = split_mark(one)
+    before, rest = split_mark(reads.text(f"`texts[{i}]`", one))
     if marked and before is None:
       raise ValueError(
         f"`texts[{i}]` holds no {MARK}; this prompt stands where that is written."
       )
-    ids.append([*pieces.encode(rest), EOS])
+    ids.append([*reads.cut(pieces.encode(rest)), EOS])
     marks.append(-1 if before is None else len(pieces.encode(before)))
   return ids, np.array(marks, np.int32)
 
 
 def _checked(
-  features: Mapping[str, Any], arguments: Mapping[str, Mapping[str, Any]]
+  features: Mapping[str, Any], card: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
+  arguments = card["arguments"]
   if set(features) != set(arguments):
     raise ValueError(
       f"The program takes the features {sorted(arguments)}, got {sorted(features)}."
@@ -159,22 +163,34 @@ def _checked(
         f"`{name}` must be {dtype} {shape} (b: the same in all features), got "
         f"{value.dtype} {list(value.shape)}."
       )
+    _check_values(name, value, serving_reads.of(card).ids)
     given[name] = value.astype(dtype)
   return given
+
+
+def _check_values(name: str, value: np.ndarray, ids: int | None) -> None:
+  """Refuses ids that the model has not, and vectors that are not finite."""
+  if name == "inputs" and ids and not 0 <= value.min() <= value.max() < ids:
+    raise ValueError(
+      f"`inputs` must be ids from 0 to {ids - 1}, got {value.min()} to {value.max()}."
+    )
+  if value.dtype.kind == "f" and not np.isfinite(value).all():
+    raise ValueError(f"`{name}` holds numbers that are not finite.")
 
 
 def load(folder: str | pathlib.Path) -> Served:
   """Opens an artifact; nothing is compiled yet.
 
   The card is checked against its own digest and every file against the card's, so that
-  files that are damaged or of two artifacts are found here. A program is code for XLA:
-  load those that you trust, as you would a binary.
+  files that are damaged or of two artifacts are found here; only regular files of the
+  folder are read. A program is code for XLA: load those that you trust, as you would a
+  binary.
 
   Raises:
     ValueError: if it is no artifact, damaged, or not made for this machine's platform.
   """
   folder = pathlib.Path(folder)
-  card = serving_files.read_card(folder)
+  card = serving_card.read(folder)
   platform = jax.export.default_export_platform()
   if platform not in card["platforms"]:
     raise ValueError(
@@ -183,15 +199,10 @@ def load(folder: str | pathlib.Path) -> Served:
     )
   try:
     programs = {
-      name: serving_files.read_program(folder, name) for name in card["programs"]
+      name: serving_files.read_program(folder, name, card) for name in card["programs"]
     }
-    weights = dict(serving_files.read_weights(folder))
-    pieces = serving_files.read_vocabulary(folder, card["vocabulary"])
+    pieces = serving_files.read_vocabulary(folder, card.get("vocabulary"))
   except ImportError as error:
     raise ValueError(f"{str(folder)!r} needs a missing library: {error}.") from error
-  except Exception as error:  # each reader has exceptions of its own
-    raise ValueError(
-      f"{str(folder)!r} cannot be read by jax {jax.__version__} (it was written with "
-      f"jax {card.get('jax')}): {error!r}."
-    ) from error
+  weights = dict(serving_files.read_weights(folder, card))
   return Served(card, programs, weights, pieces)

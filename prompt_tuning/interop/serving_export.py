@@ -18,20 +18,21 @@ any size, where constants would soon reach the 2 GB that a serialised program ma
 import contextlib
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import export
 from safetensors import flax as safetensors_flax
 
 from prompt_tuning.core import files
 from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.data import tokenizer_files, tokenizer_json, vocabularies
-from prompt_tuning.interop import serving_files
-from prompt_tuning.interop.serving_files import CARD, PROGRAM, WEIGHTS, card_digest
+from prompt_tuning.interop import serving_card
+from prompt_tuning.interop.serving_card import CARD, PROGRAM, WEIGHTS
+from prompt_tuning.interop.serving_files import said
 from prompt_tuning.interop.serving_programs import Servable
 
 VOCABULARY = "spiece.model"
@@ -69,11 +70,6 @@ def interface(made: Servable, programs: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     made: what is served. programs: name -> results, anything with shapes and dtypes.
   """
-
-  def said(leaf: Any) -> dict[str, Any]:
-    shape = [n if isinstance(n, int) else str(n) for n in leaf.shape]
-    return {"dtype": jnp.dtype(leaf.dtype).name, "shape": shape}
-
   return {
     "arguments": {name: said(leaf) for name, leaf in made.symbols().items()},
     "programs": {
@@ -105,7 +101,7 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
     ValueError: if a file that is not ours stands in the way.
   """
   lowered = lower(made)
-  said, model = vocabulary(made.vocabulary)
+  held, model = vocabulary(made.vocabulary)
   results = {
     name: jax.tree.unflatten(program.out_tree, program.out_avals)
     for name, program in lowered.items()
@@ -115,8 +111,8 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
       (aside / PROGRAM.format(name)).write_bytes(program.serialize())
     safetensors_flax.save_file(made.weights, str(aside / WEIGHTS))
     if model is not None:
-      (aside / said["file"]).write_bytes(model)
-    card = {"kind": "stablehlo", **made.card, "vocabulary": said}
+      (aside / held["file"]).write_bytes(model)
+    card = {"kind": serving_card.KIND, **made.card, "vocabulary": held}
     card |= interface(made, results)
     card["files"] = {path.name: digest(path) for path in sorted(aside.iterdir())}
     write_card(aside, card)
@@ -125,7 +121,7 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
 def owned(folder: pathlib.Path) -> list[str]:
   """Files of an artifact that stands in a folder, and may be replaced."""
   try:
-    card = serving_files.read_card(folder)
+    card = serving_card.read(folder)
   except ValueError:
     return []
   return [CARD, *card["files"]]
@@ -137,6 +133,16 @@ def digest(path: pathlib.Path) -> str:
 
 
 def write_card(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
-  card = {**card, "digest": card_digest(card)}
+  card = _finite(card)
+  card = {**card, "digest": serving_card.digest(card)}
   content = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
   (folder / CARD).write_text(content, encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+  """The value with null for what JSON has no number for, such as a loss of NaN."""
+  if isinstance(value, Mapping):
+    return {key: _finite(inner) for key, inner in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_finite(inner) for inner in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value

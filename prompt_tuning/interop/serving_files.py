@@ -1,23 +1,18 @@
 """The files of a serving artifact, read with little more than jax and numpy."""
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-FORMAT = "prompt_tuning/serving/1"
-CARD = "card.json"
-WEIGHTS = "weights.safetensors"
-PROGRAM = "{}.jax_export"
+from prompt_tuning.interop import tensor_files, untrusted
+from prompt_tuning.interop.finite import only_finite
+from prompt_tuning.interop.lazy import UnreadableError
+from prompt_tuning.interop.serving_card import CARD, PROGRAM, WEIGHTS
+
 EOS, FIRST_BYTE = 1, 3
-
-# Safetensors' names of dtypes; jax.numpy's bfloat16 is a dtype of numpy.
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jax.numpy.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,85 +27,123 @@ class Pieces:
   decode: Callable[[Sequence[int]], str]
 
 
-def read_card(folder: pathlib.Path) -> dict[str, Any]:
-  """The card, its own digest and its files checked.
+def said(leaf: Any) -> dict[str, Any]:
+  """What a card says of anything with a shape and a dtype; symbols by their names."""
+  shape = [n if isinstance(n, int) else str(n) for n in leaf.shape]
+  return {"dtype": jax.numpy.dtype(leaf.dtype).name, "shape": shape}
+
+
+def read_program(
+  folder: pathlib.Path, name: str, card: Mapping[str, Any]
+) -> Callable[..., Any]:
+  """A program, compiled when it is called.
+
+  Args:
+    folder: of the artifact. name: of the program. card: of `serving_card.read`.
 
   Raises:
-    ValueError: if it is no artifact, or something in it is missing or damaged.
+    UnreadableError: if it is none, or not the one that the card describes.
+    ImportError: if flatbuffers is not installed.
   """
+  path = untrusted.inside(folder, PROGRAM.format(name))
   try:
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    found = card["format"], card["kind"]
-    digests, own = dict(card["files"]), card["digest"]
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-    raise ValueError(
-      f"{str(folder)!r} is no serving artifact: {CARD} cannot be read ({error!r}). "
-      "Give the folder that `export --to=stablehlo` wrote."
-    ) from error
-  if found != (FORMAT, "stablehlo"):
-    raise ValueError(
-      f"{str(folder / CARD)!r} says {found}; this version reads {FORMAT!r} of the kind "
-      "'stablehlo'."
+    program = jax.export.deserialize(bytearray(path.read_bytes()))
+    found = _interface(program)
+  except ImportError:
+    raise
+  except Exception as error:  # what its reader raises for bytes of whatever kind
+    raise _unreadable(path, card, error) from error
+  wanted = {
+    "platforms": sorted(card["platforms"]),
+    "devices": 1,
+    "weights": card["weights"],
+    "arguments": card["arguments"],
+    "results": card["programs"][name],
+  }
+  differ = [key for key, value in wanted.items() if found[key] != value]
+  if differ:
+    raise UnreadableError(
+      f"{str(path)!r} is another program than {CARD} describes: its "
+      f"{', '.join(differ)} differ. Copy the whole folder again."
     )
-  if own != card_digest(card):
-    raise ValueError(
-      f"{str(folder / CARD)!r} is damaged or was edited: it is not what its own digest "
-      "says. Copy the whole folder again."
+  return jax.jit(program.call)
+
+
+def _interface(program: Any) -> dict[str, Any]:
+  """What a program says of itself, as a card does."""
+  given = jax.tree.unflatten(program.in_tree, map(said, program.in_avals))
+  (weights, arguments), _ = given
+  results = jax.tree.unflatten(program.out_tree, map(said, program.out_avals))
+  return {
+    "platforms": sorted(program.platforms),
+    "devices": program.nr_devices,
+    "weights": weights,
+    "arguments": arguments,
+    "results": results,
+  }
+
+
+def _unreadable(
+  path: pathlib.Path, card: Mapping[str, Any], error: Exception
+) -> UnreadableError:
+  return UnreadableError(
+    f"{str(path)!r} cannot be read by jax {jax.__version__} (it was written with jax "
+    f"{card.get('jax')}): {repr(error)[:300]}."
+  )
+
+
+def read_weights(
+  folder: pathlib.Path, card: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+  """The weights by name, one after the other onto the device.
+
+  Raises:
+    UnreadableError: if they are not those of the card, or not finite.
+  """
+  path = untrusted.inside(folder, WEIGHTS)
+  found = tensor_files.tensors(path)
+  there = {name: said(lazy) for name, lazy in found.items()}
+  differ = [
+    f"{name} is {there.get(name)}, not {card['weights'].get(name)}"
+    for name in sorted(there.keys() | card["weights"].keys())
+    if there.get(name) != card["weights"].get(name)
+  ]
+  if differ:
+    raise UnreadableError(
+      f"{str(path)!r} does not hold what {CARD} says: {'; '.join(differ[:4])}."
     )
-  for name, digest in digests.items():
-    path = folder / pathlib.PurePath(name).name
-    if not path.is_file():
-      raise ValueError(f"{str(folder)!r} lacks {name}. Copy the whole folder again.")
-    with path.open("rb") as file:
-      if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-        raise ValueError(
-          f"{str(path)!r} is damaged or of another artifact: its digest is not that of "
-          f"{CARD}. Copy the whole folder again."
-        )
-  return card
-
-
-def card_digest(card: Mapping[str, Any]) -> str:
-  """Of all that a card says but this."""
-  rest = {name: value for name, value in card.items() if name != "digest"}
-  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def read_program(folder: pathlib.Path, name: str) -> Callable[..., Any]:
-  """A program, compiled when it is called."""
-  data = bytearray((folder / PROGRAM.format(name)).read_bytes())
-  return jax.jit(jax.export.deserialize(data).call)
-
-
-def read_weights(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  """The weights by name, one after the other onto the device."""
-  data = np.memmap(folder / WEIGHTS, np.uint8, "r")
-  start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-  header = json.loads(data[8:start].tobytes())
-  for name, entry in header.items():
-    if name != "__metadata__":
-      first, last = entry["data_offsets"]
-      value = data[start + first : start + last].view(DTYPES[entry["dtype"]])
-      yield name, jax.device_put(value.reshape(entry["shape"]))
+  for name, lazy in found.items():
+    yield name, jax.device_put(only_finite(lazy, name, path).read())
 
 
 def read_vocabulary(
-  folder: pathlib.Path, said: Mapping[str, Any] | None
+  folder: pathlib.Path, card: Mapping[str, Any] | None
 ) -> Pieces | None:
-  """The vocabulary that a card speaks of, if it does."""
-  if said is None:
+  """The vocabulary that a card speaks of, if it does.
+
+  Raises:
+    UnreadableError: if its file is no SentencePiece model.
+    ImportError: if sentencepiece is not installed.
+  """
+  if card is None:
     return None
-  if said["kind"] == "bytes":
+  if card["kind"] == "bytes":
     return Pieces(_encode_bytes, _decode_bytes)
-  if said["kind"] == "tokenizers":
+  if card["kind"] == "tokenizers":
     from prompt_tuning.data import tokenizer_files
 
-    tokens = tokenizer_files.read(str(folder / pathlib.PurePath(said["file"]).name))
+    tokens = tokenizer_files.read(str(untrusted.inside(folder, card["file"])))
     return Pieces(tokens.encode, lambda ids: tokens.decode(ids).strip())
   import sentencepiece
 
-  model = sentencepiece.SentencePieceProcessor(model_file=str(folder / said["file"]))
-  size, unknown = model.get_piece_size(), model.unk_id()
+  path = untrusted.inside(folder, card["file"])
+  try:
+    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    size, unknown = model.get_piece_size(), model.unk_id()
+  except Exception as error:  # RuntimeError, or whatever its parser raises
+    raise UnreadableError(
+      f"{str(path)!r} is no SentencePiece model: {repr(error)[:300]}."
+    ) from error
 
   def decode(ids: Sequence[int]) -> str:
     return model.decode([i if i < size else unknown for i in ids]).strip()

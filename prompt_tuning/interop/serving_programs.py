@@ -10,7 +10,7 @@ The reserved positions of the prompt are put in inside the program.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,53 +20,18 @@ from jaxtyping import Array, Int
 
 from prompt_tuning.core.model import RESERVED_ID, PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
+from prompt_tuning.data import files as data_files
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import check_labels
 from prompt_tuning.data.features import PLACES
 from prompt_tuning.engine import decode, score
-from prompt_tuning.interop.serving_files import FORMAT
+from prompt_tuning.interop import serving_reads
+from prompt_tuning.interop.serving_card import FORMAT
+from prompt_tuning.interop.serving_settings import Settings
 from prompt_tuning.outputs import choice
-from prompt_tuning.outputs.text import Beam, Greedy
-
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 # (weights by name, features by name) -> results by name.
 Program = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What the programs do.
-
-  Attributes:
-    platforms: some of `PLATFORMS`; each program is lowered for all of them.
-    steps, beams, alpha, length_penalty: see `outputs.text.Beam`; one beam is greedy.
-    labels: texts to choose among; None for those of the prompt's task, if any.
-    normalize_by_length: see `outputs.choice.Choice`.
-  """
-
-  platforms: Sequence[str] = ("cpu", "cuda", "tpu")
-  steps: int = 32
-  beams: int = 1
-  alpha: float = 0.6
-  length_penalty: str = "brevity"
-  labels: Sequence[str] | None = None
-  normalize_by_length: bool = False
-
-  @property
-  def output(self) -> Greedy | Beam:
-    """How text is written."""
-    beam = Beam(self.steps, self.beams, self.alpha, self.length_penalty)
-    return beam if self.beams > 1 else Greedy(self.steps)
-
-  def __post_init__(self) -> None:
-    _ = self.output  # refuses what makes no sense
-    unknown = [name for name in self.platforms if name not in PLATFORMS]
-    if unknown or not self.platforms or len(set(self.platforms)) < len(self.platforms):
-      raise ValueError(
-        f"`platforms` must be some of {PLATFORMS}, each once, got "
-        f"{list(self.platforms)}."
-      )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,9 +137,7 @@ def servable(session: Any, settings: Settings) -> Servable:
     ValueError: if the prompt cannot be served, or the labels cannot be written.
   """
   loaded, prompt = session.loaded, session.prompt
-  if settings.labels is None:
-    labels = prompt.card.get("task", {}).get("labels")
-    settings = dataclasses.replace(settings, labels=labels)
+  settings = settings.filled(prompt.card)
   place = prompt.layout.get("place", "front")
   if place not in PLACES:
     raise ValueError(f"The prompt stands at {place!r}; known are {PLACES}.")
@@ -188,6 +151,7 @@ def servable(session: Any, settings: Settings) -> Servable:
     "jax": jax.__version__,
     "platforms": list(settings.platforms),
     "place": place,
+    "reads": reads(prompt, loaded.backbone.spec.vocabulary),
     "labels": list(settings.labels) if settings.labels else None,
     "normalize_by_length": settings.normalize_by_length,
     "decoding": {"loop": output.loop, **dataclasses.asdict(output)},
@@ -200,3 +164,38 @@ def servable(session: Any, settings: Settings) -> Servable:
     "prompt": prompt.card,
   }
   return Servable(session.model, session.params, loaded.vocabulary, settings, card)
+
+
+def reads(prompt: Any, ids: int) -> dict[str, Any]:
+  """What an artifact's card says of reading, from the prompt's; see `serving_reads`.
+
+  Args:
+    prompt: `engine.product.Product`. ids: how many the backbone has.
+
+  Raises:
+    ValueError: if the prompt's card is damaged there.
+  """
+  truncate, inputs = (prompt.layout.get(name) for name in ("truncate", "inputs"))
+  cut = truncate is True and inputs is not None
+  if cut and not (type(inputs) is int and inputs >= 1):
+    raise ValueError(
+      f"The prompt's card says layout.inputs is {inputs!r}, not a number from 1 on."
+    )
+  reading = prompt.card.get("reading")
+  template = None
+  if reading is not None:
+    written = reading.get("inputs") if isinstance(reading, Mapping) else None
+    if not isinstance(written, str):
+      raise ValueError(f"The prompt's card says reading is {reading!r}: no template.")
+    pieces = data_files._pieces(written, "reading.inputs")
+    template = [
+      [serving_reads.COLUMN if is_column else serving_reads.TEXT, text]
+      for text, is_column in pieces
+      if text
+    ]
+  return {
+    "ids": ids,
+    "template": template,
+    "inputs": inputs if cut else None,
+    "truncate": cut,
+  }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from prompt_tuning.interop import pickles, places, tensor_files
+from prompt_tuning.interop import pickles, tensor_files, untrusted
 from prompt_tuning.interop.lazy import Lazy, UnreadableError
 
 INDEX = "model.safetensors.index.json"
@@ -44,13 +44,13 @@ def tensors(folder: Any) -> dict[str, Lazy]:
 
 
 def _sharded(folder: Any, index: str, reader: Any) -> dict[str, Lazy]:
-  stated = places.read_json(folder / index).get("weight_map")
+  stated = untrusted.read_object(folder / index).get("weight_map")
   if not isinstance(stated, dict) or not stated:
     raise UnreadableError(f"{str(folder / index)!r} has no `weight_map`.")
   found: dict[str, Lazy] = {}
   for shard in sorted({str(shard) for shard in stated.values()}):
     path = folder / shard
-    if pathlib.PurePath(shard).name != shard or not path.is_file():
+    if not untrusted.is_plain(shard) or not path.is_file():
       raise UnreadableError(f"The shard {shard!r} of {str(folder)!r} is missing.")
     inside = reader(path)
     lacking = sorted(n for n, s in stated.items() if s == shard and n not in inside)

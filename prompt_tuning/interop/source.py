@@ -13,6 +13,7 @@ from prompt_tuning.backbones.t5 import files, int8
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.trainable import flatten, unflatten
+from prompt_tuning.interop.finite import only_finite
 from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError, stacked
 
 Shardings = Mapping[str, jax.sharding.Sharding]
@@ -70,7 +71,7 @@ def load(
 
   Raises:
     ValueError: if the architecture differs, or if weights are missing, unknown, of
-      another shape, or no floating-point numbers (all are named).
+      another shape, or no finite floating-point numbers (all are named).
   """
   backbone = files.fitting(source.config, expected, str(source.path))
   if dtype is None:
@@ -80,7 +81,8 @@ def load(
   shapes = _shapes(source.config)
   files.check_names(shapes, dict(source.arrays), str(source.path))
   _check_types(source, dtype)
-  arrays = _in_tree(source, backbone.config)
+  checked = {n: only_finite(lazy, n, source.path) for n, lazy in source.arrays.items()}
+  arrays = _in_tree(dataclasses.replace(source, arrays=checked), backbone.config)
   places = shardings(backbone) if callable(shardings) else shardings or {}
   unknown = sorted(set(places) - set(arrays))
   if unknown:

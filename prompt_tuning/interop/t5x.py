@@ -21,7 +21,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.stacking import unrolled
 from prompt_tuning.core.folders import whole_folder
 from prompt_tuning.core.trainable import unflatten
-from prompt_tuning.interop import msgpack_places, places, stores, t5x_names
+from prompt_tuning.interop import msgpack_places, places, stores, t5x_names, untrusted
 from prompt_tuning.interop.lazy import (
   Lazy,
   UnreadableError,
@@ -188,7 +188,7 @@ def _chunks(file: Any, opened: Any, node: Mapping[str, Any], name: str) -> Lazy:
 
 def _orbax(state: Any) -> tuple[dict[str, Lazy], int | None]:
   file = state / "_METADATA"
-  fields = places.read_json(file)
+  fields = untrusted.read_object(file)
   try:
     entries = fields["tree_metadata"]
     names = [

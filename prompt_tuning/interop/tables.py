@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.interop.source import UnreadableError
+from prompt_tuning.interop.finite import is_finite
+from prompt_tuning.interop.lazy import UnreadableError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +33,26 @@ class Tables:
     return {"architecture": {**shape, "num_decoder_layers": G // 2}}
 
 
-def checked(vectors: np.ndarray, where: str) -> np.ndarray:
+def checked(vectors: np.ndarray, where: str, name: str = "an array") -> np.ndarray:
   """Float32 vectors [P H].
+
+  Args:
+    vectors: as read. where: their file or folder. name: of their tensor there.
 
   Raises:
     UnreadableError: if they are no finite floating-point numbers of that rank.
   """
-  number = np.issubdtype(vectors.dtype, np.floating) or vectors.dtype.name == "bfloat16"
-  if vectors.ndim != 2 or not number or not vectors.size:
+  if vectors.ndim != 2 or not is_float(vectors.dtype) or not vectors.size:
     raise UnreadableError(
-      f"{where!r} holds an array {vectors.dtype} {vectors.shape}; a prompt is [P H] of "
+      f"{where!r} holds {name} {vectors.dtype} {vectors.shape}; a prompt is [P H] of "
       "floating-point numbers."
     )
   vectors = np.asarray(vectors, np.float32)
-  if not np.isfinite(vectors).all():
-    raise UnreadableError(f"{where!r} holds numbers that are not finite.")
+  if not is_finite(vectors):
+    raise UnreadableError(f"In {where!r}, {name} holds numbers that are not finite.")
   return vectors
+
+
+def is_float(dtype: np.dtype) -> bool:
+  """Whether numbers of a type are floating-point ones."""
+  return np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16"

@@ -4,13 +4,14 @@ The safetensors library maps a whole file, or copies each tensor twice, and open
 files alone; the format (eight bytes of length, a JSON header, the bytes) is read here.
 """
 
-import json
 import math
+import reprlib
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from prompt_tuning.interop import untrusted
 from prompt_tuning.interop.lazy import Lazy, UnreadableError, in_file, open_bytes
 
 TYPES = {
@@ -27,6 +28,8 @@ TYPES = {
 }
 # The safetensors library writes and reads no longer header.
 HEADER_BYTES = 100_000_000
+# Of numpy.
+MOST_AXES = 32
 
 
 def tensors(path: Any) -> dict[str, Lazy]:
@@ -42,7 +45,7 @@ def tensors(path: Any) -> dict[str, Lazy]:
     return _tensors(path)
   except UnreadableError:
     raise
-  except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+  except (OSError, ValueError, OverflowError) as error:
     raise UnreadableError(f"{str(path)!r} is damaged: {error}.") from error
 
 
@@ -55,14 +58,20 @@ def _tensors(path: Any) -> dict[str, Lazy]:
       raise ValueError(
         f"it says that its header takes {length:,} bytes, and it has {size:,} in all"
       )
-    header = json.loads(file.read(length).decode("utf-8"))
+    header = untrusted.parse(file.read(length), str(path))
   if not isinstance(header, dict):
     raise ValueError("its header is no JSON object")
   header.pop("__metadata__", None)
   start, found, spans = 8 + length, {}, []
   for name, entry in header.items():
-    shape, dtype = _sizes(entry["shape"], name), _type(entry["dtype"], name)
-    begin, end = _sizes(entry["data_offsets"], name)
+    if not isinstance(entry, dict):
+      raise ValueError(f"its header says of {name} {reprlib.repr(entry)}")
+    shape = _sizes(entry.get("shape"), name)
+    dtype = _type(entry.get("dtype"), name)
+    span = _sizes(entry.get("data_offsets"), name)
+    if len(span) != 2:
+      raise ValueError(f"{name} has the place {list(span)}")
+    begin, end = span
     if end - begin != math.prod(shape) * dtype.itemsize:
       raise ValueError(f"{name} {shape} does not take {end - begin} bytes")
     spans.append((begin, end))
@@ -72,14 +81,16 @@ def _tensors(path: Any) -> dict[str, Lazy]:
 
 
 def _sizes(stated: Any, name: str) -> tuple[int, ...]:
-  if not all(type(size) is int and size >= 0 for size in stated):
-    raise ValueError(f"{name} has the shape or place {stated}")
+  whole = isinstance(stated, list) and len(stated) <= MOST_AXES
+  if not whole or not all(type(size) is int and size >= 0 for size in stated):
+    raise ValueError(f"{name} has the shape or place {reprlib.repr(stated)}")
   return tuple(stated)
 
 
 def _type(stated: Any, name: str) -> np.dtype:
-  if stated not in TYPES:
-    raise ValueError(f"{name} is of type {stated!r}; known are {', '.join(TYPES)}")
+  if not isinstance(stated, str) or stated not in TYPES:
+    known = ", ".join(TYPES)
+    raise ValueError(f"{name} is of type {reprlib.repr(stated)}; known are {known}")
   return np.dtype(TYPES[stated])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from prompt_tuning.core import files
 from prompt_tuning.data import tokenizer_files, vocabularies
-from prompt_tuning.interop import places
+from prompt_tuning.interop import places, untrusted
 from prompt_tuning.interop.lazy import UnreadableError
 
 SENTENCEPIECE = "spiece.model"
@@ -150,7 +150,7 @@ def write(folder: pathlib.Path, where: str) -> None:
   (folder / tokenizer_files.NAME).write_bytes(place.read_bytes())
   for name in tokenizer_files.BESIDE:
     if (place.parent / name).is_file():
-      fields = places.read_json(place.parent / name)
+      fields = untrusted.read_object(place.parent / name)
       # It names code that is not copied.
       fields.pop("auto_map", None)
       text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"

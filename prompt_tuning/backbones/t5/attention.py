@@ -206,17 +206,23 @@ class Attention(nn.Module):
     drop = self._drop(train)
     return self._out(attend_folded(query_BQND, source_BTH, *kernels, bias, drop))
 
-  def folds(self, queries: int, length: int) -> bool:
+  def folds(self, queries: int, length: Any) -> bool:
     """Whether `attend_folded` takes at most half of the arithmetic of `attend`.
 
     At more than half it is no faster, since its products are smaller. int8 matrices
     are read by their own product, the usual way.
+
+    Args:
+      queries: Q. length: T, which may be a symbol where a program is exported; it then
+        counts as long, since of short ones either way takes little.
     """
     if isinstance(self.key.kernel, int8.Quantised):
       return False
     Q, T, H, D = queries, length, self.config.emb_dim, self.config.head_dim
-    # Multiplications of the keys and the values of one head.
-    return 2 * (Q * D * H + Q * T * H) <= T * H * D + Q * T * D
+    # Multiplications of the keys and the values of one head: `each` for every position
+    # of the source, and those of the queries, which are made once.
+    each, once = H * D + Q * D - 2 * Q * H, 2 * Q * D * H
+    return once <= T * each if isinstance(T, int) else each > 0
 
   def _drop(self, train: bool) -> Any:
     if not (train and self.config.dropout_rate):

@@ -74,9 +74,14 @@ def check(kind: str) -> None:
       )
 
 
-def chosen(kind: str, queries: int) -> bool:
-  """Whether so many queries go through a kernel."""
-  return kind in RUNS_ON and queries >= LEAST_QUERIES
+def chosen(kind: str, queries: Any) -> bool:
+  """Whether so many queries go through a kernel, whose blocks take a known number.
+
+  Args:
+    kind: as in `RUNS_ON`. queries: a symbol where a program is exported.
+  """
+  known = kind in RUNS_ON and isinstance(queries, int)
+  return known and queries >= LEAST_QUERIES
 
 
 def bias_of(
