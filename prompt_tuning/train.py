@@ -125,7 +125,9 @@ def train(
   # A device would have no room for weights that are divided over many.
   with on_host():
     loaded = backbone_load.load(initial_checkpoint_path, backbone, vocabulary, seed)
-  model = PromptedModel(loaded.backbone, prompt, pack_segments)
+  # The rate holds for a backbone that states its own, too.
+  backbone = loaded.backbone.recast(dropout_rate=dropout_rate)
+  model = PromptedModel(backbone, prompt, pack_segments)
   layout = Layout(
     task_feature_lengths["inputs"],
     task_feature_lengths["targets"],
@@ -155,7 +157,7 @@ def train(
     model, loaded.params, loaded.vocabulary, task, layout, recipe, output
   )
   writes, start = distributed.is_first(), time.monotonic()
-  facts = fit.facts(loaded, method, layout, task, configuration)
+  facts = fit.facts(loaded, method, layout, task, configuration, recipe)
 
   def keep(params: Any, trained: Any, best: loop.Best) -> None:
     if writes:

@@ -1,4 +1,4 @@
-"""gin files and flags: the only room that imports gin.
+"""gin files and flags; beside `gin_state`, the only room that imports gin.
 
   python -m prompt_tuning.train --gin_file=RECIPE.gin --gin.NAME=value
 
