@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import prompt_tuning as pt
-from prompt_tuning import arguments, keywords, tuning
+from prompt_tuning import arguments, keywords, train, tuning
 from prompt_tuning.core import describe
 from prompt_tuning.engine import config, fit, gin_state
 from prompt_tuning.engine.optimizer import AdamW
@@ -418,3 +418,32 @@ def test_programs_are_bounded():
 
   assert [get(asked) for asked in "abacab"] == list("abacab")
   assert made == ["a", "b", "c", "b"] and len(programs) == 2
+
+
+def test_the_verb_drops_at_its_rate_without_a_backbone_file(
+  model, tmp_path, monkeypatch
+):
+  """A folder's architecture says 0; the configuration binds the rate alone."""
+  seen = []
+
+  def stop(prompted, params, vocabulary, task, layout, recipe, output):
+    seen.append((prompted.backbone.config.dropout_rate, recipe.dropout))
+    raise Seen
+
+  monkeypatch.setattr(fit, "prepare", stop)
+  (tmp_path / "rows.tsv").write_text("text\tlabel\na film\tgood\n")
+  files = ["gin/train.gin", "gin/tasks/files.gin", "gin/methods/prompt_tuning.gin"]
+  bindings = [
+    f"MODEL_DIR = '{tmp_path}/run'",
+    f"TRAIN_FILE = '{tmp_path}/rows.tsv'",
+    "INPUTS = '{text}'",
+    f"INITIAL_CHECKPOINT_PATH = '{model.loaded.name}'",
+    "PROMPT_LENGTH = 3",
+    f"VALIDATION_FILE = '{tmp_path}/rows.tsv'",
+  ]
+  with gin_state.isolated():
+    for rate in (0.25, 0.0):
+      config.parse(files, [*bindings, f"DROPOUT_RATE = {rate}"])
+      with pytest.raises(Seen):
+        config.call(train.train)
+  assert seen == [(0.25, True), (0.0, False)]
