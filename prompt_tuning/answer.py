@@ -24,6 +24,7 @@ from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.task import split_mark
 from prompt_tuning.engine import conventions, evaluate, product, rows
 from prompt_tuning.engine.conventions import Conventions
+from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts
 from prompt_tuning.interop.load import Loaded, load
 from prompt_tuning.outputs.choice import Choice
@@ -154,18 +155,35 @@ class Session:
     return Greedy(STEPS if steps is None else steps)
 
   def answers(
-    self, texts: Sequence[str], labels: Sequence[str] | None, output: Any
+    self,
+    texts: Sequence[str],
+    labels: Sequence[str] | None,
+    output: Any,
+    programs: Programs,
   ) -> list[dict[str, Any]]:
-    """One record a text, in order; see `engine.evaluate.predictor`."""
+    """One record a text, in order; see `engine.evaluate.predictor`.
+
+    Args:
+      texts: whole inputs. labels: to choose among, or None. output: see `outputs/`.
+      programs: compiled before, and kept for the next time.
+    """
     if not texts:
       return []
     vocabulary = self.loaded.vocabulary
     found = examples(vocabulary, texts)
-    run = evaluate.predictor(self.model, vocabulary, labels, output)
+    run = programs.get(
+      self.model.prompt,
+      (labels, output),
+      lambda: evaluate.predictor(self.model, vocabulary, labels, output),
+    )
     run = functools.partial(run, self.params)
-    size = min(ROWS, len(found))
-    most = self.most(ROWS)
+    size, most = few(len(found)), self.most(ROWS)
     return evaluate.in_order(run, found, self.layout(found), size, None, most)
+
+
+def few(count: int) -> int:
+  """Rows of a batch: few sizes, so that few programs are made."""
+  return min(ROWS, 1 << (count - 1).bit_length())
 
 
 def session(

@@ -101,6 +101,7 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
       )
     backbone = load(macros["INITIAL_CHECKPOINT_PATH"]).backbone
   prompt, lengths = macros["PROMPT"], macros["TASK_FEATURE_LENGTHS"]
+  backbone = backbone.recast(dropout_rate=macros["DROPOUT_RATE"])
   model = PromptedModel(backbone, prompt, macros["PACK_SEGMENTS"])
   layout = Layout(
     lengths["inputs"],

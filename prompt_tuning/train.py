@@ -104,7 +104,9 @@ def train(
       return backbone_load.load(initial_checkpoint_path, backbone, vocabulary, seed)
 
   def prepare() -> fit.Ready:
-    model = PromptedModel(loaded.backbone, prompt, pack_segments)
+    # The rate holds for a backbone that states its own, too.
+    recast = loaded.backbone.recast(dropout_rate=dropout_rate)
+    model = PromptedModel(recast, prompt, pack_segments)
     layout = Layout(
       task_feature_lengths["inputs"],
       task_feature_lengths["targets"],
@@ -147,7 +149,7 @@ def train(
     settled = {"configuration": folders.settled(configuration)}
     distributed.same({**hangs_on, **settled})
     distributed.by_first(lambda: check(hangs_on))
-  facts = fit.facts(loaded, method, ready.layout, task, configuration, output)
+  facts = fit.facts(loaded, method, ready.layout, task, configuration, output, recipe)
   return Job(folder, configuration, hangs_on, ready, facts, tensorboard).run()
 
 

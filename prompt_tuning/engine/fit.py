@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import prompt_tuning
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
@@ -382,7 +383,8 @@ def run(
     owed=owed,
   )
   if best.scores is None:
-    keep_best(final.trainable, loop.Best(int(final.step)))
+    best = loop.Best(int(final.step))
+    keep_best(final.trainable, best)
   return Fitted(branches.merge(final.trainable, frozen), kept["trainable"], best)
 
 
@@ -469,8 +471,12 @@ def facts(
   task: Any,
   configuration: str = "",
   output: Any = None,
+  recipe: Recipe | None = None,
 ) -> dict[str, Any]:
   """What a product's card says, but for step and scores."""
+  repeat: dict[str, Any] = {}
+  if recipe is not None:
+    repeat = {"seed": recipe.seed, "steps": recipe.plan.steps}
   return {
     "method": method,
     "layout": dataclasses.asdict(layout),
@@ -487,6 +493,11 @@ def facts(
       "metrics": list(task.metrics),
     },
     "gin": configuration,
+    **repeat,
+    "versions": {
+      "library": prompt_tuning.__version__,
+      "jax": jax.__version__,
+    },
   }
 
 

@@ -108,7 +108,7 @@ def run(
   plan: Plan,
   put: Callable[[Mapping[str, np.ndarray]], Any],
   recorder: Recorder,
-  rate: Callable[[int], float],
+  rate: Callable[[int], float] | None,
   evaluate: Callable[[TrainState], Scores] | None = None,
   save: Callable[[TrainState], None] | None = None,
   keep: Callable[[TrainState, Scores], None] | None = None,
@@ -124,7 +124,7 @@ def run(
     batches: numpy batches from the state's step on.
     key: dropout key of the run. plan: see `Plan`.
     put: copies a batch to the devices. recorder: metrics and words.
-    rate: learning rate by step, for messages.
+    rate: learning rate by step, for messages; None where the optimiser keeps its own.
     evaluate: validation scores of a state; raises `UnfinishedError` if it was told to
       end meanwhile.
     save: starts a checkpoint. keep: writes the product of a new best state.
@@ -214,10 +214,12 @@ def _report(number: int, metrics: Any, rate: Any, recorder: Recorder) -> None:
   metrics = jax.device_get(metrics)
   values = {name: float(metric.compute()) for name, metric in metrics.items()}
   if values.pop("bad_steps") > 0 or not math.isfinite(values["loss"]):
+    shown = "" if rate is None else f" (learning rate {float(rate(number)):g})"
     raise DivergedError(
-      f"The loss, its gradient or an update was not finite at or before step {number} "
-      f"(learning rate {float(rate(number)):g}). The last checkpoint before is kept. "
+      f"The loss, its gradient or an update was not finite at or before step {number}"
+      f"{shown}. The last checkpoint before is kept. "
       "Lower LEARNING_RATE, or start from a smaller initialisation."
     )
-  values["learning_rate"] = float(rate(number))
+  if rate is not None:
+    values["learning_rate"] = float(rate(number))
   recorder.write(number, "train", values)

@@ -162,3 +162,57 @@ class Optimizer:
       return max(names, key=len, default="")
 
     return branches.unflatten({path: label(path) for path in branches.flatten(tree)})
+
+
+@dataclasses.dataclass(frozen=True)
+class AsIs:
+  """A transformation of optax in place of an `Optimizer`; its rate is its own.
+
+  Attributes:
+    transform: applied to the gradient as it is.
+  """
+
+  transform: optax.GradientTransformation
+
+  schedule = None
+
+  def build(self, trainable: Any) -> optax.GradientTransformation:
+    """The transformation, whatever trains."""
+    return self.transform
+
+
+# Rules by the names that `tune` takes.
+RULES = {"adafactor": Adafactor, "adamw": AdamW}
+
+
+def named(name: str) -> str:
+  """The class of a rule by its name.
+
+  Raises:
+    ValueError: for a name that there is not.
+  """
+  if name not in RULES:
+    raise ValueError(
+      f"`optimizer` is {name!r}; the names are {list(RULES)}. Any other is given as a "
+      "transformation of optax, such as optax.sgd(0.1)."
+    )
+  return RULES[name].__name__
+
+
+def as_is(value: Any) -> Any:
+  """What stands in place of an `Optimizer`; None for a name, a rule or None.
+
+  Raises:
+    ValueError: if it is no optimiser at all.
+  """
+  if isinstance(value, Optimizer):
+    return value
+  if isinstance(value, optax.GradientTransformation):
+    return AsIs(value)
+  if value is None or isinstance(value, (str, Adafactor, AdamW)):
+    return None
+  raise ValueError(
+    f"`optimizer` is {value!r}; give one of the names {list(RULES)}, a transformation "
+    "of optax such as optax.sgd(0.1), or a class of `prompt_tuning.engine.optimizer`, "
+    "built."
+  )

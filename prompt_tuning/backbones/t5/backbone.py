@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.backbones.t5 import fused, int8
 from prompt_tuning.backbones.t5 import prefix as prefixes
-from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.backbones.t5.config import SWITCHES, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
 from prompt_tuning.core import injection as inject
 from prompt_tuning.core.context import Spec
@@ -56,6 +56,17 @@ class T5:
 
   def module(self, train: bool = False) -> Transformer:
     return Transformer(self.config, train)
+
+  def recast(self, **switches: Any) -> "T5":
+    """The same architecture with other switches, such as dropout_rate=0.1.
+
+    Raises:
+      ValueError: for a switch that there is not, or that does not fit the others.
+    """
+    unknown = sorted(set(switches) - set(SWITCHES))
+    if unknown:
+      raise ValueError(f"{unknown} are no switches; there are {list(SWITCHES)}.")
+    return T5(dataclasses.replace(self.config, **switches))
 
   def check_device(self) -> None:
     """Raises ValueError for a switch that this machine cannot follow."""

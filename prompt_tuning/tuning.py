@@ -1,0 +1,258 @@
+"""`tune`: a prompt from pairs of texts, for notebooks."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prompt_tuning import arguments, keywords
+from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.features import ROUND, Layout
+from prompt_tuning.data.lists import Lists
+from prompt_tuning.engine import config, fit, gin_state, loop, optimizer
+from prompt_tuning.engine.product import Product
+from prompt_tuning.wishes import OUTPUTS, Wish, wished
+
+# Macros that a run here is made of.
+WANTED = (
+  "PROMPT TRAINABLE OBJECTIVE TRAIN_STEPS LOG_PERIOD EVAL_PERIOD BEST_METRIC PATIENCE "
+  "BATCH_SIZE EVAL_BATCH_SIZE EVAL_EXAMPLES MICROBATCHES PACK_SEGMENTS BUCKETS "
+  "DROPOUT_RATE PROMPT_PLACE TRUNCATE TASK_FEATURE_LENGTHS SHARDING CACHE_CODES"
+)
+
+
+class Quiet:
+  """A recorder that only remembers."""
+
+  def __init__(self) -> None:
+    self.lines: list[dict[str, Any]] = []
+
+  def write(self, step: int, split: str, values: loop.Scores) -> None:
+    self.lines.append({"step": step, "split": split, **values})
+
+  def step(self, step: int) -> None:
+    """Nothing moves."""
+
+  def say(self, text: str) -> None:
+    """Nobody listens."""
+
+
+def tune(
+  model: Any,
+  train: Any,
+  method: str = "prompt_tuning",
+  validation: Any = None,
+  steps: int = 300,
+  seed: int = 0,
+  init: str | None = None,
+  recorder: Any = None,
+  *,
+  labels: Sequence[str] | None = None,
+  metrics: Sequence[str] | str | None = None,
+  output: Any = None,
+  optimizer: Any = None,
+  **overrides: Any,
+) -> Product:
+  """Trains a prompt on pairs of texts.
+
+  gin's configuration of the process stays as it is, and several threads may tune.
+
+  Args:
+    model: of `load_model`; it is not changed.
+    train: (input, target) pairs: a list, a generator, an array or a table [N 2].
+    method: a file of `gin/methods/`, without its ending.
+    validation: pairs; the prompt of the best evaluation is returned.
+    steps: TRAIN_STEPS; the learning rate falls to 0 at the last one. The method
+      "unprompted" trains nothing.
+    seed: of the prompt, the order and the dropout.
+    init: a file of `gin/inits/`, such as "class_labels"; None keeps the method's own.
+    recorder: told of metrics and in words (`engine.log.Log`, say); None keeps silent.
+    labels: the targets of a classification. None guesses them where the targets are few
+      and repeat; the recorder is told, and the card says so.
+    metrics: names in `data/metrics.py`; None for accuracy where there are labels, and
+      for exact_match where answers are written.
+    output: how validation is answered: "choice", "greedy", "beam", "sample", "none" for
+      the loss alone, or a setting of `outputs/`. None chooses among labels, and writes
+      greedily without any.
+    optimizer: "adafactor", "adamw", one of `engine/optimizer.py`, or a transformation
+      of optax, used as it is; None keeps Adafactor.
+    **overrides: macros in lower case, such as prompt_length=20, learning_rate=0.3,
+      batch_size=32, eval_period=50, dropout_rate=0.1, pack_segments=4.
+
+  Returns:
+    The prompt; `save(folder)` keeps it, `card["scores"]` holds its best evaluation,
+    `card["gin"]` the configuration.
+
+  Raises:
+    ValueError: for an argument that is unknown, does not fit or would do nothing, for
+      empty data, or a prompt that does not fit.
+  """
+  arguments.check_model(model)
+  wish = wished(
+    *(train, validation, labels, metrics, output),
+    method=method,
+    init=init,
+    steps=arguments.whole("steps", steps, 0),
+    seed=arguments.whole("seed", seed, 0),
+    optimizer=optimizer,
+    overrides=keywords.checked(overrides, validation is not None),
+  )
+  recorder = Quiet() if recorder is None else recorder
+  if wish.guessed:
+    recorder.say(
+      f"The targets are taken for the labels {list(wish.task.labels)}; give labels=, "
+      'or output="greedy" to write answers instead.'
+    )
+  with keywords.in_words():
+    return _tuned(model.loaded, wish, recorder)
+
+
+def _tuned(loaded: Any, wish: Wish, recorder: Any) -> Product:
+  vocabulary, task = loaded.vocabulary, wish.task
+  longest = _longest(task, vocabulary)
+  with gin_state.isolated():
+    settings = _settings(wish, longest, loaded.name)
+    text = config.text()
+  backbone = loaded.backbone.recast(dropout_rate=settings["DROPOUT_RATE"])
+  prompted = PromptedModel(backbone, settings["PROMPT"], settings["PACK_SEGMENTS"])
+  layout = Layout(
+    settings["TASK_FEATURE_LENGTHS"]["inputs"],
+    settings["TASK_FEATURE_LENGTHS"]["targets"],
+    prompted.lengths.get("encoder", 0),
+    prompted.lengths.get("decoder", 0),
+    settings["PROMPT_PLACE"],
+    settings["TRUNCATE"],
+  )
+  recipe = _recipe(settings, wish.seed)
+  output = settings["OUTPUT"] if wish.validated else None
+  fitted = fit.fit(
+    prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder
+  )
+  card = fit.facts(loaded, wish.method, layout, task, text, output, recipe)
+  if wish.guessed:
+    card["task"]["labels_guessed"] = True
+  given = {
+    name: _shown(value)
+    for name, value in (("output", wish.output), ("optimizer", wish.optimizer))
+    if value is not None and not isinstance(value, str)
+  }
+  if given:
+    # What gin's text does not say.
+    card["given"] = given
+  return fit.product_of(prompted, fitted.params, fitted.trainable, card, fitted.best)
+
+
+def _shown(value: Any) -> str:
+  """What was given, without the addresses that differ between processes."""
+  return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _recipe(settings: Mapping[str, Any], seed: int) -> fit.Recipe:
+  return fit.Recipe(
+    trainable=tuple(settings["TRAINABLE"]),
+    objective=settings["OBJECTIVE"],
+    optimizer=settings["OPTIMIZER"],
+    plan=loop.Plan(
+      settings["TRAIN_STEPS"],
+      settings["LOG_PERIOD"],
+      settings["EVAL_PERIOD"],
+      0,
+      settings["BEST_METRIC"],
+      settings["PATIENCE"],
+    ),
+    batch_size=settings["BATCH_SIZE"],
+    eval_batch_size=settings["EVAL_BATCH_SIZE"],
+    eval_examples=settings["EVAL_EXAMPLES"],
+    microbatches=settings["MICROBATCHES"],
+    pack_segments=settings["PACK_SEGMENTS"],
+    buckets=settings["BUCKETS"],
+    seed=seed,
+    dropout=settings["DROPOUT_RATE"] > 0 or fit.drops(settings["PROMPT"]),
+    sharding=settings["SHARDING"],
+    cache_codes=settings["CACHE_CODES"],
+  )
+
+
+def _longest(task: Lists, vocabulary: Any) -> dict[str, int]:
+  """Lengths that hold every example whole."""
+  pairs = [pair for split in task.splits for pair in getattr(task, split)]
+  found = {}
+  for side, name in enumerate(("inputs", "targets")):
+    sizes = (len(vocabularies.with_end(vocabulary, pair[side])) for pair in pairs)
+    found[name] = -(-max(sizes) // ROUND) * ROUND
+  return found
+
+
+def _settings(wish: Wish, longest: Mapping[str, int], name: str) -> dict[str, Any]:
+  """The macros that a run needs, with the method's own numbers where none is given."""
+  files = _files(wish)
+  config.parse(files, check=False)
+  names = config.names()
+  given = {name.upper(): value for name, value in wish.overrides.items()}
+  by_hand = optimizer.as_is(wish.optimizer)
+  wanted = set(WANTED.split()) | ({"OPTIMIZER"} if by_hand is None else set())
+  if isinstance(wish.output, str):
+    wanted.add("OUTPUT")
+  keywords.check_reached(given, names, gin_state.reached(wanted), wish.method)
+  bindings = {k: v for k, v in _defaults(wish, longest).items() if k in names}
+  lengths = given.get("TASK_FEATURE_LENGTHS", {})
+  bindings |= given | {"TASK_FEATURE_LENGTHS": {**longest, **lengths}}
+  # For who reads the card.
+  bindings["INITIAL_CHECKPOINT_PATH"] = None if name == "random" else name
+  lines = [f"{name} = {value!r}" for name, value in bindings.items()]
+  if isinstance(wish.optimizer, str):
+    lines.append(f"RULE = @optimizer.{optimizer.named(wish.optimizer)}()")
+  config.parse(files, lines)
+  settings = config.macros(" ".join(sorted(wanted)))
+  settings.setdefault("OUTPUT", wish.output)
+  settings.setdefault("OPTIMIZER", by_hand)
+  if by_hand is None and wish.optimizer and not isinstance(wish.optimizer, str):
+    settings["OPTIMIZER"] = dataclasses.replace(
+      settings["OPTIMIZER"], rule=wish.optimizer
+    )
+  return settings
+
+
+def _files(wish: Wish) -> list[str]:
+  known = config.methods()
+  if wish.method not in known:
+    raise ValueError(config.nearest("method", wish.method, set(known)))
+  files = ["gin/train.gin", "gin/schedules/warmup_linear.gin"]
+  files.append(f"gin/methods/{wish.method}.gin")
+  if wish.init is not None:
+    inits = config.inits()
+    if wish.init not in inits:
+      raise ValueError(config.nearest("initialisation", wish.init, set(inits)))
+    config.parse(files, check=False)
+    if "PROMPT_INIT" not in gin_state.reached({"PROMPT"}):
+      raise ValueError(
+        f"`init` is {wish.init!r}, but the method {wish.method!r} draws no prompt that "
+        "an initialisation fills. Leave it out."
+      )
+    files.append(f"gin/inits/{wish.init}.gin")
+  if isinstance(wish.output, str) and OUTPUTS[wish.output]:
+    files.append(f"gin/outputs/{OUTPUTS[wish.output]}.gin")
+  return files
+
+
+def _defaults(wish: Wish, longest: Mapping[str, int]) -> dict[str, Any]:
+  labels, metrics = wish.task.labels, wish.task.metrics
+  best = wish.validated and labels and "accuracy" in metrics and wish.output != "none"
+  if wish.init == "class_labels" and not labels:
+    raise ValueError('`init` "class_labels" starts from labels; give labels=.')
+  found = {
+    "PROMPT_LENGTH": 20,
+    "LABELS": list(labels or ()),
+    "EVAL_PERIOD": max(wish.steps // 6, 1),
+    "WARMUP_STEPS": min(20, wish.steps // 10),
+    "BEST_METRIC": "accuracy" if best else "loss",
+    "DECODE_STEPS": longest["targets"],
+    "MODEL_DIR": None,
+    "TASK": None,
+    "SEED": wish.seed,
+    "TRAIN_STEPS": wish.steps,
+  }
+  if wish.method == "unprompted":
+    del found["TRAIN_STEPS"]
+  return found
