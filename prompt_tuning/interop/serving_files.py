@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
 FORMAT = "prompt_tuning/serving/1"
 CARD = "card.json"
@@ -79,7 +80,7 @@ def card_digest(card: Mapping[str, Any]) -> str:
 def read_program(folder: pathlib.Path, name: str) -> Callable[..., Any]:
   """A program, compiled when it is called."""
   data = bytearray((folder / PROGRAM.format(name)).read_bytes())
-  return jax.jit(jax.export.deserialize(data).call)
+  return jax.jit(export.deserialize(data).call)
 
 
 def read_weights(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
