@@ -27,23 +27,25 @@ REQUIRES = [
   "jax>=0.7,<0.11",  # arrays, compilation
   "flax>=0.11,<0.13",  # flax.linen modules, T5X's partitioning of parameters
   "optax>=0.2.6,<0.3",  # optimisers and schedules
-  "orbax-checkpoint>=0.11,<0.13",  # training checkpoints
+  "orbax-checkpoint>=0.11.18,<0.13",  # training checkpoints
   "clu>=0.0.12,<0.1",  # metrics on the device, TensorBoard writers
   "gin-config>=0.5,<0.6",  # configuration, as in T5X
   "jaxtyping>=0.2.34,<0.4",  # shapes in signatures
   "seqio>=0.0.20,<0.1",  # tasks, vocabularies, feature converters
-  "tensorflow-cpu>=2.19,<2.22; platform_machine == 'x86_64'",  # tf.data under seqio
-  "tensorflow>=2.19,<2.22; platform_machine != 'x86_64'",
-  "tensorboard>=2.19,<3",  # clu's summary writer imports it
-  "sentencepiece>=0.2,<0.3",  # vocabularies
   # tokenizer.json, all that current releases of transformers write (a wheel of 3 MB;
   # every minor release within the bounds was run)
   "tokenizers>=0.20.3,<0.24",
-  "flatbuffers>=24,<27",  # programs that jax.export writes
+  # tf.data under seqio. By this name, as tensorflow-text under seqio asks for it:
+  # tensorflow-cpu beside it would be a second copy in the same folder.
+  "tensorflow>=2.20,<2.22",  # 2.19 holds back protobuf, which TFDS needs newer
+  "importlib_resources>=5.12,<8",  # tensorflow-datasets imports it undeclared
+  "tensorboard>=2.20,<3",  # clu's summary writer imports it
+  "sentencepiece>=0.2.2,<0.3",  # vocabularies; 0.2.1 crashes on a damaged model
+  "flatbuffers>=24.3.25,<27",  # programs that jax.export writes
   "safetensors>=0.5,<1",  # weights and prompts that hold no code
-  "numpy>=1.26,<3",
-  "tensorstore>=0.1.70,<0.2",  # arrays of T5X checkpoints
-  "msgpack>=1.0,<2",  # trees of T5X checkpoints
+  "numpy>=2.0,<3",  # pyarrow under TFDS asks for 2
+  "tensorstore>=0.1.71,<0.2",  # arrays of T5X checkpoints
+  "msgpack>=1.0.5,<2",  # trees of T5X checkpoints
   "etils[epath]>=1.9,<2",  # paths, local or not
   "tqdm>=4.66,<5",  # progress
   "matplotlib>=3.9,<4",  # learning curves

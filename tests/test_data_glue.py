@@ -168,13 +168,86 @@ def test_names_come_with_and_without_version(key):
 
 
 def test_sources_are_those_of_t5():
-  assert glue.parse("glue_mnli_mismatched") == (
-    "glue_mnli_mismatched",
-    "glue/mnli_mismatched",
-    "1.0.0",
+  found = glue.parse("glue_mnli_mismatched")
+  assert found == ("glue_mnli_mismatched", "glue/mnli_mismatched")
+  found = glue.parse("super_glue_wsc_v102_simple_eval")
+  assert found == ("super_glue_wsc", "super_glue/wsc.fixed")
+
+
+# What a builder gives is read by these names beside a benchmark's columns.
+ALSO_READ = {
+  "glue_stsb": ("sentence1", "sentence2"),
+  "super_glue_multirc": ("paragraph", "question", "answer", "idx"),
+  "super_glue_record": ("passage", "query", "entities", "answers"),
+  "super_glue_wsc": ("text", "span1_text", "span2_text", "span2_index"),
+}
+
+
+class Downloads:
+  """Of TFDS: an empty folder for whatever it asks."""
+
+  def __init__(self, folder):
+    self.folder = str(folder)
+
+  def download_and_extract(self, urls):
+    return dict.fromkeys(urls, self.folder) if isinstance(urls, dict) else self.folder
+
+  download = extract = download_and_extract
+
+
+@pytest.mark.parametrize("key", glue.BENCHMARKS)
+def test_the_installed_tfds_has_what_is_read(key, tmp_path):
+  tfds = pytest.importorskip("tensorflow_datasets")
+  _, source = glue.parse(key)
+  versioned = f"{source}:{glue.carried_version(source)}"
+  builder = tfds.builder(versioned, data_dir=str(tmp_path))
+  assert f"{builder.name}/{builder.builder_config.name}" == source
+  features = builder.info.features
+  benchmark = glue.BENCHMARKS[key]
+  read = {benchmark.rename.get(name, name) for name in benchmark.columns}
+  read |= {*ALSO_READ.get(key, ()), *(() if "record" in key else ("label",))}
+  assert read <= set(features)
+  if benchmark.labels and hasattr(features["label"], "names"):
+    spoken = [name.lower() for name in features["label"].names]
+    assert spoken == [label.lower() for label in benchmark.labels]
+  if key == "super_glue_multirc":
+    assert "question" in features["idx"]
+  made = builder._split_generators(Downloads(tmp_path))
+  names = set(made) if isinstance(made, dict) else {str(one.name) for one in made}
+  assert {split for split in benchmark.splits if (key, split) != _MNLI_ALIAS} <= names
+
+
+_MNLI_ALIAS = ("glue_mnli", "validation")
+
+
+def test_a_configuration_that_tfds_lacks_is_named():
+  pytest.importorskip("tensorflow_datasets")
+  with pytest.raises(ValueError, match="has no 'glue/none', only .*'sst2'"):
+    glue.carried_version("glue/none")
+
+
+def test_reads_a_dataset_that_lies_on_disk(tmp_path):
+  tfds = pytest.importorskip("tensorflow_datasets")
+  builder = tfds.builder(
+    f"glue/sst2:{glue.carried_version('glue/sst2')}", data_dir=str(tmp_path)
   )
-  key, source, version = glue.parse("super_glue_wsc_v102_simple_eval")
-  assert (key, source, version) == ("super_glue_wsc", "super_glue/wsc.fixed", "1.0.2")
+  rows = [("so dull", 0), ("a joy", 1), ("fine", 1)]
+  (tmp_path / "glue/sst2" / str(builder.version)).mkdir(parents=True)
+  writer = tfds.core.SequentialWriter(builder.info, max_examples_per_shard=10)
+  writer.initialize_splits(["train", "validation"])
+  for split in ("train", "validation"):
+    for number, (text, label) in enumerate(rows):
+      row = {"sentence": text, "label": label, "idx": number}
+      writer.add_examples({split: [builder.info.features.encode_example(row)]})
+  writer.close_all()
+  task = glue.Glue(name="glue_sst2_v002", data_dir=str(tmp_path))
+  assert task.examples("train") == [
+    {"inputs": f"sst2 sentence: {text}", "targets": ("negative", "positive")[label]}
+    for text, label in rows
+  ]
+  assert task.score(["negative", "positive", "positive"], "validation") == {
+    "accuracy": 100.0
+  }
 
 
 @pytest.mark.parametrize(
@@ -265,7 +338,7 @@ def test_a_split_is_formatted_and_scored(monkeypatch):
     mnli.examples("validation")
   assert asked == [
     ("super_glue/multirc:9.9.9", "validation"),
-    ("glue/mnli:1.0.0", "validation_matched"),
+    (f"glue/mnli:{glue.carried_version('glue/mnli')}", "validation_matched"),
   ]
 
 

@@ -67,6 +67,32 @@ tsv = files.Files(
 )
 for task in (tsv, lists.Lists(train=[("a", "b")], validation=[("a", "b")])):
   assert examples.validation_part(task, vocabulary, None).examples
-assert "tensorflow" not in sys.modules and "seqio" not in sys.modules
+assert not {{"tensorflow", "seqio", "tensorflow_datasets"}} & set(sys.modules)
 """
   subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
+def test_tuning_on_pairs_and_on_a_file_imports_no_tensorflow(tmp_path):
+  (tmp_path / "x.tsv").write_text("text\tlabel\ngood\tyes\nbad\tno\n")
+  program = f"""
+import sys
+import prompt_tuning as pt
+pairs = [("good", "yes"), ("bad", "no")]
+model = pt.load_model("mini")
+pt.tune(model, pairs, validation=pairs, steps=1, batch_size=2, prompt_length=1)
+from prompt_tuning.engine import config
+from prompt_tuning import train
+sys.argv = ["train", *[f"--gin_file=gin/{{name}}.gin" for name in (
+  "train", "backbones/mini", "tasks/files", "outputs/choice", "methods/prompt_tuning"
+)], *[f"--gin.{{binding}}" for binding in (
+  "TRAIN_STEPS = 1", "BATCH_SIZE = 2", "PROMPT_LENGTH = 1", "TENSORBOARD = False",
+  "TASK_NAME = 'x'", "DATA_DIR = {str(tmp_path)!r}", "TRAIN_FILE = 'x.tsv'",
+  "VALIDATION_FILE = 'x.tsv'", "INPUTS = '{{text}}'", "TARGETS = '{{label}}'",
+  "LABELS = ('yes', 'no')", "METRICS = ('accuracy',)", "LEARNING_RATE = 0.1",
+  "MODEL_DIR = {str(tmp_path)!r} + '/run'",
+)]]
+config.run_verb(train.train)
+assert not {{"tensorflow", "seqio", "tensorflow_datasets"}} & set(sys.modules)
+"""
+  subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+  assert (tmp_path / "run/prompt/prompt.safetensors").exists()

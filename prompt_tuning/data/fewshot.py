@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.data.metric_needs import MOST_CLASSES
-from prompt_tuning.data.task import Example, TextTask
+from prompt_tuning.data.task import Example, TextTask, picked
 from prompt_tuning.data.texts import short
 
 # The split under which a wrapped task's own validation stays to be had.
@@ -65,12 +65,39 @@ class FewShot(TextTask):
     rest = tuple(split for split in splits if split not in ("train", "validation"))
     return ("train", "validation", *rest, *own)
 
+  @property
+  def judged(self) -> bool:
+    """Whether `score` says anything."""
+    return bool(self.metrics) or self.task.judged
+
+  def score(
+    self, predictions: Sequence[str], split: str, numbers: Sequence[int] | None = None
+  ) -> dict[str, float]:
+    """As `TextTask.score`; without `metrics`, as the task scores the same examples."""
+    if self.metrics:
+      return super().score(predictions, split, numbers)
+    self.check_split(split)
+    source, places = split, numbers
+    if split in self._drawn:
+      source, places = "train", picked(self._chosen(split), numbers)
+    elif split == FULL:
+      source = "validation"
+    return self.task.score(predictions, source, places)
+
+  @property
+  def _drawn(self) -> tuple[str, ...]:
+    return ("train",) if self.validation_shots is None else ("train", "validation")
+
   def _read(self, split: str) -> list[Example]:
-    drawn = ("train",) if self.validation_shots is None else ("train", "validation")
-    if split not in drawn:
+    if split not in self._drawn:
       return self.task.examples("validation" if split == FULL else split)
     examples = self.task.examples("train")
-    sizes = [self.shots, *([self.validation_shots] if len(drawn) > 1 else [])]
+    return [examples[i] for i in self._chosen(split)]
+
+  def _chosen(self, split: str) -> list[int]:
+    """Which of the task's training examples a drawn split holds."""
+    examples = self.task.examples("train")
+    sizes = [self.shots, *([self.validation_shots] if len(self._drawn) > 1 else [])]
     chosen = draw(
       [example["targets"] for example in examples],
       self.labels,
@@ -79,7 +106,7 @@ class FewShot(TextTask):
       "FewShot.shots",
       f"the training split of {self.task.name!r}",
     )
-    return [examples[i] for i in chosen[drawn.index(split)]]
+    return chosen[self._drawn.index(split)]
 
 
 def check(shots: Any, seed: Any, shots_argument: str, seed_argument: str) -> None:

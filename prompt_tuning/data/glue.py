@@ -181,12 +181,12 @@ BENCHMARKS = {
   "super_glue_axg": Benchmark(_PREMISE, _NLI2, (), word="rte", splits=("test",)),
 }
 
-# T5's version of a task -> TFDS's version of its data.
-_VERSIONS = {"glue": ("v002", "1.0.0"), "super_glue": ("v102", "1.0.2")}
+# T5's versions of the tasks.
+_VERSIONS = {"glue": "v002", "super_glue": "v102"}
 
 
-def parse(name: str) -> tuple[str, str, str]:
-  """(key of `BENCHMARKS`, dataset of TFDS, its version) of a task's name.
+def parse(name: str) -> tuple[str, str]:
+  """(key of `BENCHMARKS`, dataset of TFDS) of a task's name.
 
   Raises:
     ValueError: if T5 has no such task.
@@ -194,9 +194,8 @@ def parse(name: str) -> tuple[str, str, str]:
   pattern = r"((super_glue|glue)_\w+?)(?:_(v\d+))?(?:_simple_(?:train|eval))?"
   match = re.fullmatch(pattern, name)
   key, collection, version = match.groups() if match else (None, None, None)
-  known, data = _VERSIONS.get(collection, (None, None))
   simple = bool(match) and "_simple_" in name
-  fits = key in BENCHMARKS and version in (None, known)
+  fits = key in BENCHMARKS and version in (None, _VERSIONS.get(collection))
   if not fits or (simple and key != "super_glue_wsc"):
     raise ValueError(
       f"`Glue.name` is {name!r}; it must be one of {list(BENCHMARKS)}, with or without "
@@ -204,7 +203,25 @@ def parse(name: str) -> tuple[str, str, str]:
     )
   config = key.removeprefix(f"{collection}_")
   config = "wsc.fixed" if config == "wsc" else config
-  return key, f"{collection}/{config}", data
+  return key, f"{collection}/{config}"
+
+
+def carried_version(source: str) -> str:
+  """The version of a dataset's configuration that the installed TFDS makes.
+
+  Raises:
+    ValueError: if it has no such configuration.
+  """
+  import tensorflow_datasets as tfds
+
+  collection, config = source.split("/")
+  builder = tfds.builder_cls(collection)
+  if config not in builder.builder_configs:
+    raise ValueError(
+      f"The installed tensorflow-datasets {tfds.__version__} has no {source!r}, only "
+      f"{sorted(builder.builder_configs)} of {collection!r}. Install a newer one."
+    )
+  return str(builder.builder_configs[config].version or builder.VERSION)
 
 
 def examples_of(key: str, raw: Raw, split: str) -> list[Example]:
@@ -225,7 +242,9 @@ class Glue(TextTask):
     name: T5's, such as "glue_sst2_v002" or "super_glue_boolq".
     data_dir: where TFDS keeps its data; None for its default. It downloads what is not
       there.
-    tfds_version: of the data; None for T5's, 1.0.0 of GLUE and 1.0.2 of SuperGLUE.
+    tfds_version: of the data; None for the one that the installed TFDS makes (2.0.0 of
+      GLUE and 1.0.2 of SuperGLUE in TFDS 4.9.10). T5 reads GLUE's 1.0.0, of the same
+      examples, which lies in older folders.
     labels, metrics: T5's where not given.
   """
 
@@ -245,8 +264,8 @@ class Glue(TextTask):
     return tuple(BENCHMARKS[parse(self.name)[0]].splits)
 
   def _read(self, split: str) -> list[Example]:
-    key, source, version = parse(self.name)
-    source = f"{source}:{self.tfds_version or version}"
+    key, source = parse(self.name)
+    source = f"{source}:{self.tfds_version or carried_version(source)}"
     if key == "glue_mnli" and split == "validation":
       split = "validation_matched"
     return [

@@ -98,6 +98,11 @@ class Mixture(TextTask):
     """False only where every example is drawn as often as any other."""
     return self.rates != "proportional" or self.cap is not None
 
+  @property
+  def judged(self) -> bool:
+    """Whether `score` says anything of some task."""
+    return any(task.judged for task in self.tasks)
+
   def weights(self, split: str = "train") -> tuple[float, ...]:
     """The share of each task that has the split, in order; they add up to 1."""
     tasks = self._having(split)

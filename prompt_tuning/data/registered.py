@@ -5,11 +5,11 @@ import difflib
 import functools
 import importlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from prompt_tuning.data import judges, vocabularies
 from prompt_tuning.data import metrics as metric_room
-from prompt_tuning.data import vocabularies
 from prompt_tuning.data.task import (
   Dataset,
   Example,
@@ -35,7 +35,7 @@ class Registered(TextTask):
       lengths; None to cut nothing.
     labels: the registry knows none; give them for rank choice.
     metrics: names as everywhere; without any, a task is scored by the functions it was
-      registered with.
+      registered with, and a mixture task by task, as "task/metric".
   """
 
   name: str
@@ -81,26 +81,35 @@ class Registered(TextTask):
     """True: order, rates and random preprocessing are SeqIO's."""
     return True
 
+  @property
+  def judged(self) -> bool:
+    """Whether `score` says anything."""
+    return bool(self.metrics) or any(map(judges.has_metrics, self._tasks()))
+
   def build(self, vocabulary: Vocabulary) -> SeqioTask:
     """What is registered, once its features are seen to fit the vocabulary.
 
     Raises:
       ValueError: if it has no `inputs` or `targets`, or another vocabulary.
     """
-    for name in ("inputs", "targets"):
-      feature = self.provider.output_features.get(name)
-      if feature is None:
-        raise ValueError(
-          f"The registered task {self.name!r} has no feature {name!r}, only "
-          f"{list(self.provider.output_features)}. Use a text-to-text task."
-        )
-      if feature.vocabulary != vocabularies.for_seqio(vocabulary):
-        raise ValueError(
-          f"The registered task {self.name!r} makes {name!r} with "
-          f"{feature.vocabulary}, but the backbone reads {vocabulary}. Register the "
-          "task with the backbone's vocabulary (the same model file and extra_ids), or "
-          "use another backbone."
-        )
+    for task in self._tasks():
+      what = f"The registered task {task.name!r}"
+      if task.name != self.name:
+        what += f", of the mixture {self.name!r},"
+      for name in ("inputs", "targets"):
+        feature = task.output_features.get(name)
+        if feature is None:
+          raise ValueError(
+            f"{what} has no feature {name!r}, only {list(task.output_features)}. Use a "
+            "text-to-text task."
+          )
+        if not vocabularies.same(feature.vocabulary, vocabulary):
+          raise ValueError(
+            f"{what} makes {name!r} with {feature.vocabulary}, but the backbone reads "
+            f"{vocabulary}. Register the task with the "
+            "backbone's vocabulary (a model file of the same bytes, and as many "
+            "extra_ids), or use another backbone."
+          )
     return self.provider
 
   def dataset(
@@ -136,31 +145,66 @@ class Registered(TextTask):
     """As `TextTask.score`; without `metrics`, by the task's own metric functions."""
     if self.metrics:
       return super().score(predictions, split, numbers)
-    if hasattr(self.provider, "tasks"):
-      raise ValueError(
-        f"{self.name!r} is a mixture, which has no metrics. Give `Registered.metrics`, "
-        f"or evaluate its tasks: {[task.name for task in self.provider.tasks]}."
-      )
-    raw = picked(list(self._raw(split, False, 0, 1).as_numpy_iterator()), numbers)
-    metric_room.check_count(len(raw), len(predictions))
-    judge = self.provider.postprocess_fn
-    targets = [
-      judge(example[_TEXTS[1]].decode(), example=example, is_target=True)
-      for example in raw
-    ]
-    answers = [
-      judge(prediction, example=example, is_target=False)
-      for prediction, example in zip(predictions, raw, strict=True)
-    ]
+    last = None if numbers is None else max(numbers, default=-1) + 1
+    rows = picked(list(itertools.islice(self._rows(split), last)), numbers)
+    metric_room.check_count(len(rows), len(predictions))
     scores: dict[str, float] = {}
-    for metric_fn in self.provider.predict_metric_fns:
-      scores.update(metric_fn(targets, answers))
-    return {name: float(value) for name, value in scores.items()}
+    for task in self._tasks(split):
+      mine = [i for i, (owner, _) in enumerate(rows) if owner is task]
+      examples = [rows[i][1] for i in mine]
+      answers = [predictions[i] for i in mine]
+      found = judges.score(task, examples, answers) if mine else {}
+      prefix = f"{task.name}/" if task is not self.provider else ""
+      scores.update({prefix + name: value for name, value in found.items()})
+    return scores
+
+  def _tasks(self, split: str | None = None) -> list[SeqioTask]:
+    """The task, or those of the mixture; of a split, those that have it."""
+    tasks = getattr(self.provider, "tasks", [self.provider])
+    return [task for task in tasks if split is None or split in task.splits]
+
+  def _rows(self, split: str) -> Iterator[tuple[SeqioTask, Mapping[str, Any]]]:
+    """(task, its example with all features): those of a mixture in turns.
+
+    So each part of a mixture's split, too, holds something of every task.
+    """
+    parts = []
+    for task in self._tasks(split):
+      examples = self._get(task, split, False, 0, 1).as_numpy_iterator()
+      parts.append(zip(itertools.repeat(task), examples, strict=False))
+    for row in itertools.zip_longest(*parts):
+      yield from (pair for pair in row if pair is not None)
 
   def _raw(self, split: str, shuffle: bool, seed: int, epochs: int | None) -> Dataset:
     mixture = hasattr(self.provider, "tasks")
+    if mixture and not shuffle and epochs == 1:
+      return self._in_turns(split, seed)
     extra: dict[str, Any] = {"copy_pretokenized": True} if mixture else {}
-    return self.provider.get_dataset(
+    return self._get(self.provider, split, shuffle, seed, epochs, **extra)
+
+  def _in_turns(self, split: str, seed: int) -> Dataset:
+    """A mixture's split to evaluate, in the order of `_rows`."""
+    import tensorflow as tf
+
+    parts = []
+    for task in self._tasks(split):
+      own = task.output_features["targets"].vocabulary
+      data = self._get(task, split, False, seed, 1)
+      parts.append(data.map(functools.partial(_same_features, vocabulary=own)))
+    turns = tf.data.Dataset.range(len(parts)).repeat()
+    choose = tf.data.Dataset.choose_from_datasets
+    return choose(parts, turns, stop_on_empty_dataset=False)
+
+  def _get(
+    self,
+    provider: SeqioTask,
+    split: str,
+    shuffle: bool,
+    seed: int,
+    epochs: int | None,
+    **extra: Any,
+  ) -> Dataset:
+    return provider.get_dataset(
       sequence_length=self.lengths,
       split=split,
       shuffle=shuffle,

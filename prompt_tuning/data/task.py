@@ -82,6 +82,11 @@ class TextTask:
     """Whether training must draw from `dataset`, as `tokens` do not say enough."""
     return False
 
+  @property
+  def judged(self) -> bool:
+    """Whether `score` says anything."""
+    return bool(self.metrics)
+
   def _read(self, split: str) -> list[Example]:
     """The split's examples, in their own order."""
     raise NotImplementedError

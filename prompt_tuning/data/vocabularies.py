@@ -247,6 +247,20 @@ def for_seqio(vocabulary: Any) -> Any:
   return vocabulary.for_seqio() if isinstance(vocabulary, Vocabulary) else vocabulary
 
 
+def same(left: Any, right: Any) -> bool:
+  """Whether two vocabularies, ours or SeqIO's, hold the same, wherever they lie.
+
+  Those of SentencePiece models are compared by the models' bytes and the sentinels.
+  """
+  if left is right or left == right:
+    return True
+  left, right = for_seqio(left), for_seqio(right)
+  models = [getattr(one, "sp_model", None) for one in (left, right)]
+  if type(left) is not type(right) or None in models:
+    return left == right
+  return left.extra_ids == right.extra_ids and models[0] == models[1]
+
+
 def encode(vocabulary: Vocabulary, text: str) -> list[int]:
   """Piece ids of a text, without an end mark."""
   return [int(piece) for piece in vocabulary.encode(text)]

@@ -49,6 +49,7 @@ class Evaluator:
     self.model, self.objective = model, objective
     self.layout, self.task, self.size = layout, task, size
     self.most = most
+    self.vocabulary = vocabulary
     self.place = place or sharding.DEFAULT.over()
     self.between: Callable[[], None] = lambda: None
 
@@ -99,7 +100,7 @@ class Evaluator:
       split: a split of the task.
     """
     found = self.loss(params, examples)
-    if self._predictor is not None and self.task.metrics:
+    if self._predictor is not None and self.task.judged:
       answers = [record["prediction"] for record in self.predict(params, examples)]
       found.update(self.task.score(answers, split, numbers))
     return found
@@ -111,10 +112,8 @@ class Evaluator:
     if name == "loss":
       return
     known = {"loss"}
-    if self._predictor is not None and self.task.metrics:
-      few = self.task.examples(split)[: min(len(examples), FEW)]
-      right = [example["targets"] for example in few]
-      known |= set(self.task.score(right, split, range(len(few))))
+    if self._predictor is not None and self.task.judged:
+      known |= self._metric_names(split, len(examples))
     if name in known:
       return
     batch, _ = next(batching.every(examples[:1], self.layout, 1))
@@ -129,6 +128,21 @@ class Evaluator:
         f"`BEST_METRIC` is {name!r}, but evaluation gives {sorted(known)}. Name one of "
         "these; a task's metrics need an OUTPUT (include a file of gin/outputs/)."
       )
+
+  def _metric_names(self, split: str, count: int) -> set[str]:
+    """Names that the task's metrics give, from right answers to a few examples."""
+    if self.task.streams and not hasattr(self.task, "tasks"):
+      rows = self.task.tokens(self.vocabulary, split, min(count, FEW))
+      right = [row["targets_pretokenized"].decode() for row in rows]
+      return set(self.task.score(right, split, range(len(right))))
+    texts = self.task.examples(split)
+    seen: dict[int, int] = {}
+    few = []
+    for number, example in enumerate(texts):  # some of each task, where there are many
+      owner = example.get("task", 0)
+      seen[owner] = seen.get(owner, 0) + 1
+      few += [number] if seen[owner] <= FEW else []
+    return set(self.task.score([texts[i]["targets"] for i in few], split, few))
 
 
 def compiled(function: Callable[..., Any], place: Placement) -> Callable[..., Any]:

@@ -63,12 +63,11 @@ class Plan:
     return step == self.steps or (period > 0 and step % period == 0)
 
   def better(self, new: Scores, old: Scores | None) -> bool:
-    """Whether scores beat the best so far; NaN never does."""
-    if self.metric not in new:
-      raise ValueError(
-        f"`BEST_METRIC` is {self.metric!r}, but evaluation gives {sorted(new)}."
-      )
-    value = new[self.metric]
+    """Whether scores beat the best so far; NaN, or none where a metric failed, never.
+
+    That evaluation gives such a score is checked before the first step.
+    """
+    value = new.get(self.metric, math.nan)
     if math.isnan(value):
       return False
     if old is None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
 from prompt_tuning.data.task import MARK, split_mark
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
@@ -191,7 +192,7 @@ def load(folder: str | pathlib.Path) -> Served:
   """
   folder = pathlib.Path(folder)
   card = serving_card.read(folder)
-  platform = jax.export.default_export_platform()
+  platform = export.default_export_platform()
   if platform not in card["platforms"]:
     raise ValueError(
       f"{str(folder)!r} was made for {card['platforms']}, but jax runs on {platform!r} "
