@@ -82,7 +82,7 @@ def tune(
 
   Returns:
     The prompt; `save(folder)` keeps it, `card["scores"]` holds its best evaluation,
-    `card["gin"]` the configuration.
+    its card also holds the configuration as gin text.
 
   Raises:
     ValueError: for an argument that is unknown, does not fit or would do nothing, for

@@ -140,7 +140,7 @@ def test_every_macro_acts_or_is_refused(method):
     ({"lerning_rate": 1}, "no argument 'lerning_rate'.*'learning_rate'"),
     ({"LABELS": LABELS}, "`LABELS` is an argument of tune in lower case: labels="),
     ({"PROMPT_LENGTH": 4}, "`prompt_length` is given twice"),
-    ({"prompt_length": 0}, r"\(prompt_length\).* got 0"),
+    ({"prompt_length": 0}, "`prompt_length` is 0; .*from 1 to 4096"),
     ({"batch_size": 3, "microbatches": 2}, "`batch_size` is 3"),
     ({"eval_period": 5}, "`eval_period` is about evaluation"),
     ({"patience": 5}, "`patience` is about evaluation"),
@@ -303,7 +303,7 @@ def ways(values):
 
 def test_lists_of_texts_may_come_in_many_ways():
   for given in ways(["a film", "b"]):
-    assert arguments.texts("texts", given) == ["a film", "b"]
+    assert arguments.inputs("texts", given) == ["a film", "b"]
   for given in ways(["bad", "good"]):
     found = arguments.labels(given)
     assert found == ("bad", "good") and all(type(label) is str for label in found)
@@ -314,7 +314,7 @@ def test_lists_of_texts_may_come_in_many_ways():
   with pytest.raises(ValueError, match=r"columns \['a', 'b', 'c'\].*train=table\[\["):
     arguments.pairs("train", Table(a=[1], b=[2], c=[3]))
   with pytest.raises(ValueError, match=r'`texts` is a table.*texts=table\["a"\]'):
-    arguments.texts("texts", Table(a=["x"]))
+    arguments.inputs("texts", Table(a=["x"]))
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("pandas"), reason="pandas is absent")
@@ -323,9 +323,9 @@ def test_pandas():
 
   table = pandas.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
   assert arguments.pairs("train", table) == [("a", "x"), ("b", "y")]
-  assert arguments.texts("texts", table["text"]) == ["a", "b"]
+  assert arguments.inputs("texts", table["text"]) == ["a", "b"]
   with pytest.raises(ValueError, match=r"`texts\[1\]` is nan"):
-    arguments.texts("texts", pandas.Series(["a", float("nan")]))
+    arguments.inputs("texts", pandas.Series(["a", float("nan")]))
 
 
 @pytest.mark.parametrize(

@@ -113,46 +113,8 @@ def read_weights(
     raise UnreadableError(
       f"{str(path)!r} does not hold what {CARD} says: {'; '.join(differ[:4])}."
     )
-<<<<<<< HEAD
   for name, lazy in found.items():
     yield name, jax.device_put(only_finite(lazy, name, path).read())
-=======
-  for name, digest in digests.items():
-    path = folder / pathlib.PurePath(name).name
-    if not path.is_file():
-      raise ValueError(f"{str(folder)!r} lacks {name}. Copy the whole folder again.")
-    with path.open("rb") as file:
-      if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-        raise ValueError(
-          f"{str(path)!r} is damaged or of another artifact: its digest is not that of "
-          f"{CARD}. Copy the whole folder again."
-        )
-  return card
-
-
-def card_digest(card: Mapping[str, Any]) -> str:
-  """Of all that a card says but this."""
-  rest = {name: value for name, value in card.items() if name != "digest"}
-  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def read_program(folder: pathlib.Path, name: str) -> Callable[..., Any]:
-  """A program, compiled when it is called."""
-  data = bytearray((folder / PROGRAM.format(name)).read_bytes())
-  return jax.jit(export.deserialize(data).call)
-
-
-def read_weights(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  """The weights by name, one after the other onto the device."""
-  data = np.memmap(folder / WEIGHTS, np.uint8, "r")
-  start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-  header = json.loads(data[8:start].tobytes())
-  for name, entry in header.items():
-    if name != "__metadata__":
-      first, last = entry["data_offsets"]
-      value = data[start + first : start + last].view(DTYPES[entry["dtype"]])
-      yield name, jax.device_put(value.reshape(entry["shape"]))
->>>>>>> h-tfds
 
 
 def read_vocabulary(
