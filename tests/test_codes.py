@@ -18,7 +18,7 @@ from prompt_tuning.objectives.cross_entropy import CrossEntropy
 class Letters:
   """A vocabulary of one piece a letter."""
 
-  eos_id, unk_id = 1, 2
+  pad_id, eos_id, unk_id = 0, 1, 2
 
   def encode(self, text):
     return tools.encode(text)

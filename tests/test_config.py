@@ -109,7 +109,7 @@ def test_tuning_from_python_reads_no_file_of_the_current_directory(elsewhere, ca
   config.parse(["gin/train.gin", "gin/methods/prompt_tuning.gin"], check=False)
   assert config.macro("METHOD") == "prompt_tuning" and not caplog.records
   with pytest.raises(ValueError, match="(?i)nonsense"):
-    pt.tune(None, [("a", "b")], nonsense=1)
+    pt.tune(pt.load_model("mini"), [("a", "b")], nonsense=1)
 
 
 def test_in_the_checkout_itself_nothing_is_hidden(root, monkeypatch, caplog):

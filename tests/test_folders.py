@@ -147,6 +147,18 @@ def test_a_kill_leaves_the_old_or_the_new_files(tmp_path, monkeypatch, killed_at
   assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "mine", folders.MANIFEST}
 
 
+def test_a_manifest_may_stand_beside_the_folder(tmp_path):
+  """For formats that admit no other file: T5X compares what a checkpoint holds."""
+  place = tmp_path / "model" / "checkpoint_0"
+  write(place, {"a": "one", "b": "one"}, folders.listed_beside)
+  write(place, {"a": "two"}, folders.listed_beside)
+  assert {path.name: path.read_text() for path in place.iterdir()} == {"a": "two"}
+  (place / "a").write_text("mine")
+  with pytest.raises(ValueError, match="'a', which was not written"):
+    write(place, {"a": "three"}, folders.listed_beside)
+  assert (place / "a").read_text() == "mine"
+
+
 def test_modes_are_those_of_the_mask(tmp_path):
   before = os.umask(0o027)
   try:

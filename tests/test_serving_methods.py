@@ -212,8 +212,14 @@ def test_a_saved_model_reads_as_in_training(tiny_folder, tmp_path, columns):
     ({"reading": []}, "`reading` is .*must be an object"),
     ({"reading": {"inputs": "{}"}}, "names no column"),
     ({"output": "choice"}, "`output` is 'choice'; it must be an object"),
-    ({"output": {"kind": "greedy", "steps": 0.5}}, "`output.steps` is 0.5; it must be a whole"),
-    ({"output": {"kind": "choice", "normalize_by_length": 1}}, "normalize_by_length` is 1; it must be true or false"),
+    (
+      {"output": {"kind": "greedy", "steps": 0.5}},
+      "`output.steps` is 0.5; it must be a whole",
+    ),
+    (
+      {"output": {"kind": "choice", "normalize_by_length": 1}},
+      "normalize_by_length` is 1; it must be true or false",
+    ),
     ({"layout": {"truncate": True, "inputs": "x"}}, "layout.inputs is 'x'"),
     ({"task": {"labels": "good"}}, "task.labels is 'good'; it must be a list of texts"),
   ],

@@ -89,7 +89,7 @@ sys.argv = ["train", *[f"--gin_file=gin/{{name}}.gin" for name in (
   "TASK_NAME = 'x'", "DATA_DIR = {str(tmp_path)!r}", "TRAIN_FILE = 'x.tsv'",
   "VALIDATION_FILE = 'x.tsv'", "INPUTS = '{{text}}'", "TARGETS = '{{label}}'",
   "LABELS = ('yes', 'no')", "METRICS = ('accuracy',)", "LEARNING_RATE = 0.1",
-  "MODEL_DIR = {str(tmp_path)!r} + '/run'",
+  "MODEL_DIR = {str(tmp_path / "run")!r}",
 )]]
 config.run_verb(train.train)
 assert not {{"tensorflow", "seqio", "tensorflow_datasets"}} & set(sys.modules)

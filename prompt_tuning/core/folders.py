@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from prompt_tuning.core.files import ASIDE, at, is_remote
+from prompt_tuning.core.files import ASIDE, at, is_remote, write_text
 
 # Whole, but not yet in their places.
 NEW = ".prompt_tuning.new"
@@ -36,16 +36,31 @@ Owned = Callable[[Any], Collection[str]]
 
 def listed(folder: Any) -> Collection[str]:
   """The files that `MANIFEST` names and that are still what was written."""
-  fields = _json(folder / MANIFEST)
+  same = _unchanged(folder, folder / MANIFEST)
+  # It is ours to write anew whatever became of the files that it names.
+  own = same or _json(folder / MANIFEST).get("writer") == _WRITER
+  return [*same, MANIFEST] if own else ()
+
+
+def listed_beside(folder: Any) -> Collection[str]:
+  """The same with the manifest next to a folder whose format admits no other file."""
+  return _unchanged(folder, _beside(folder))
+
+
+def _beside(folder: Any) -> Any:
+  return folder.parent / f".{folder.name}{MANIFEST}"
+
+
+def _unchanged(folder: Any, manifest: Any) -> list[str]:
+  fields = _json(manifest)
   files = fields.get("files") if fields.get("writer") == _WRITER else None
   if not isinstance(files, dict):
-    return ()
-  same = [
+    return []
+  return [
     name
     for name, digest in files.items()
     if _inside(name) and _is_file(folder / name) and digest_of(folder / name) == digest
   ]
-  return [*same, MANIFEST]
 
 
 def stated(card: str, fields: Mapping[str, Any], names: Collection[str]) -> Owned:
@@ -76,7 +91,8 @@ def whole_folder(
 
   Args:
     folder: here or remote; made if it does not exist.
-    owned: which files there are ours. With `listed` a `MANIFEST` is written too.
+    owned: which files there are ours. With `listed` and `listed_beside` a manifest is
+      written too.
     expected: names that will be written, so that a foreign file is refused at once.
 
   Raises:
@@ -105,7 +121,10 @@ def whole_folder(
   try:
     yield aside
     _finished(aside, owned)
+    held = _manifest(aside) if owned is listed_beside else None
     _commit(aside, place, owned)
+    if held is not None:
+      write_text(_beside(place), held)
   except BaseException:
     shutil.rmtree(aside, ignore_errors=True)
     raise
@@ -201,12 +220,15 @@ def _settle(place: pathlib.Path) -> None:
 def _finished(aside: pathlib.Path, owned: Owned) -> None:
   """Adds the manifest, and gives files the modes that the process's mask asks for."""
   if owned is listed:
-    files = {name: digest_of(aside / name) for name in _files(aside)}
-    text = json.dumps({"writer": _WRITER, "files": files}, indent=1) + "\n"
-    (aside / MANIFEST).write_text(text, encoding="utf-8")
+    (aside / MANIFEST).write_text(_manifest(aside), encoding="utf-8")
   mode = _mode(aside)
   for name in _files(aside):
     (aside / name).chmod(mode)
+
+
+def _manifest(folder: pathlib.Path) -> str:
+  files = {name: digest_of(folder / name) for name in _files(folder)}
+  return json.dumps({"writer": _WRITER, "files": files}, indent=1) + "\n"
 
 
 def _mode(folder: pathlib.Path) -> int:

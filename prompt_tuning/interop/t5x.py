@@ -19,7 +19,7 @@ import tensorstore as ts
 
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.stacking import unrolled
-from prompt_tuning.core.folders import whole_folder
+from prompt_tuning.core.folders import listed_beside, whole_folder
 from prompt_tuning.core.trainable import unflatten
 from prompt_tuning.interop import msgpack_places, places, stores, t5x_names, untrusted
 from prompt_tuning.interop.lazy import (
@@ -232,7 +232,7 @@ def write_legacy(
   """
   place = pathlib.Path(folder) / f"checkpoint_{step}"
   tree: dict[str, Any] = {}
-  with whole_folder(place) as aside:
+  with whole_folder(place, listed_beside) as aside:
     for name, leaf in unrolled(params).items():
       value = np.asarray(leaf.read())
       where = f"target.{name.replace('/', '.')}"
@@ -266,13 +266,15 @@ def write_orbax(
   name = f"checkpoint_{step}"
   options = ocp.CheckpointManagerOptions(step_prefix="checkpoint", create=True)
   place = pathlib.Path(folder) / name
-  with whole_folder(place) as aside, tempfile.TemporaryDirectory(dir=aside) as near:
-    with ocp.CheckpointManager(near, options=options, item_names=("state",)) as manager:
-      tree = ocp.args.PyTreeSave({"target": weights, "state": state})
-      manager.save(step, args=ocp.args.Composite(state=tree), force=True)
-      manager.wait_until_finished()
-    for path in (pathlib.Path(near) / name).iterdir():
-      path.rename(aside / path.name)
+  with whole_folder(place, listed_beside) as aside:
+    with tempfile.TemporaryDirectory(dir=aside) as near:
+      items = {"options": options, "item_names": ("state",)}
+      with ocp.CheckpointManager(near, **items) as manager:
+        tree = ocp.args.PyTreeSave({"target": weights, "state": state})
+        manager.save(step, args=ocp.args.Composite(state=tree), force=True)
+        manager.wait_until_finished()
+      for path in (pathlib.Path(near) / name).iterdir():
+        path.rename(aside / path.name)
   return place
 
 
