@@ -215,7 +215,10 @@ class Case:
     """What the prompt hands back [R X], all places one behind the other."""
     found = self.model.inject(self.params, batch)
     tables = [x for x in jax.tree.leaves(found) if x.dtype != bool]
-    return np.concatenate([x.reshape(len(x), -1) for x in tables], axis=1)
+    R = max(map(len, tables))
+    # A static part stands in every example.
+    wide = [np.broadcast_to(x, (R, *x.shape[1:])) for x in tables]
+    return np.concatenate([x.reshape(R, -1) for x in wide], axis=1)
 
   def vectors(self, batch: dict[str, Any]) -> np.ndarray:
     """The same as vectors [R P H], for places of that width."""

@@ -35,19 +35,19 @@ class Spec:
     width: H, the width of token embeddings.
     vocabulary: V, rows of the token table (padding rows included).
     places: what a prompt may act on, see `core.places`.
-    asked: of these, what the prompt that is being asked acts on.
     table: the token table [V H], only while a prompt is initialised.
     encode: text -> piece ids without an end mark, only while initialised.
+    asked: of the places, the one of the prompt that is being asked.
   """
 
   width: int
   vocabulary: int
   places: Mapping[str, Tables] = dataclasses.field(default_factory=dict)
-  asked: Tables | None = None
   table: Any = dataclasses.field(default=None, compare=False, repr=False)
   encode: Callable[[str], Sequence[int]] | None = dataclasses.field(
     default=None, compare=False, repr=False
   )
+  asked: Tables | None = None
 
 
 @flax.struct.dataclass
