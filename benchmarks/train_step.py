@@ -31,8 +31,8 @@ def slots(training: ours.Training) -> tuple[int, int]:
     return 0, 0
   whole = branches.merge(training.state.trainable, training.frozen)
   found = jax.eval_shape(training.model.inject, whole, training.batches[0])
-  tables = found.encoder_kv, found.decoder_kv
-  return tuple(0 if table is None else table.shape[-2] for table in tables)
+  held = found.get("encoder.kv"), found.get("decoder.kv")
+  return tuple(0 if record is None else record.vectors.shape[-2] for record in held)
 
 
 def row(

@@ -51,14 +51,7 @@ NUMBERS = {
   "PHM_ORDER": 4,
   "LSTM_UNITS": 5,
   "CODE_WIDTH": 12,
-}
-LETTERS = {
-  "P": "PROMPT_LENGTH",
-  "Pt": "TASK_LENGTH",
-  "r": "GENERATOR_WIDTH",
-  "n": "PHM_ORDER",
-  "u": "LSTM_UNITS",
-  "C": "CODE_WIDTH",
+  "RANK": 7,
 }
 # Macros that name a file of an array [V H].
 FILE = re.compile(r".*_(TABLE|FILE)")
@@ -95,7 +88,8 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
   lines = [f"{macro} = {chosen[macro]!r}" for macro in chosen if macro in known]
   # Names the macros that a new method leaves open: give them a value in NUMBERS.
   config.parse([file], [*lines, *bindings])
-  found = {name: config.macro(name) for name in config.names() & set(chosen)}
+  macros = {*chosen, *letters(name).values()}
+  found = {name: config.macro(name) for name in config.names() & macros}
   found |= {"LEARNING_RATE": 0.1, "BRANCH_SCHEDULES": {}}
   for macro in config.names() & {"LEARNING_RATE", "BRANCH_SCHEDULES"}:
     found[macro] = config.macro(macro)
@@ -107,6 +101,14 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
     found.pop("BRANCH_SCHEDULES"),
     found,
   )
+
+
+def letters(name: str) -> dict[str, str]:
+  """Letter of a count -> its macro, as the head of a method's file states them."""
+  text = (config.gin_folder() / "methods" / f"{name}.gin").read_text()
+  stated = re.search(r"^# Letters: (.+)$", text, re.MULTILINE)
+  pairs = stated.group(1).split(", ") if stated else []
+  return dict(pair.split(" = ") for pair in pairs)
 
 
 def encode(text: str) -> list[int]:
@@ -209,13 +211,19 @@ class Case:
     """Logits of the case's own batch."""
     return self.logits()
 
-  def vectors(self, batch: dict[str, Any]) -> np.ndarray:
-    """The prompt's vectors [R P H], those of all places one behind the other."""
+  def handed(self, batch: dict[str, Any]) -> np.ndarray:
+    """What the prompt hands back [R X], all places one behind the other."""
     found = self.model.inject(self.params, batch)
-    tables = [found.encoder_input, found.decoder_input]
-    tables += [found.encoder_kv, found.decoder_kv]
-    flat = [x.reshape(len(x), -1, H) for x in tables if x is not None]
-    return np.concatenate(flat, axis=1)
+    tables = [x for x in jax.tree.leaves(found) if x.dtype != bool]
+    R = max(map(len, tables))
+    # A static part stands in every example.
+    wide = [np.broadcast_to(x, (R, *x.shape[1:])) for x in tables]
+    return np.concatenate([x.reshape(R, -1) for x in wide], axis=1)
+
+  def vectors(self, batch: dict[str, Any]) -> np.ndarray:
+    """The same as vectors [R P H], for places of that width."""
+    found = self.handed(batch)
+    return found.reshape(len(found), -1, H)
 
   def training(
     self, rule: Any = optax.sgd, dropout: bool = False, microbatches: int = 1

@@ -20,7 +20,6 @@ ARROWS = {
   "parameterisers": WORDS,
   "transforms": WORDS,
   "outputs": {"core", "blocks"},
-  "sites": {"core"},
   "objectives": {"core"},
   "backbones": {"core"},
   "data": {"core"},

@@ -17,7 +17,6 @@ from prompt_tuning.data import reading
 from prompt_tuning.engine import config, fit, product
 from prompt_tuning.interop.load import load
 from prompt_tuning.parameterisers.dense import Dense
-from prompt_tuning.sites.inputs import DecoderInput, EncoderInput
 
 RECIPE = """include "gin/train.gin"
 include "gin/tasks/files.gin"
@@ -188,7 +187,7 @@ def test_what_the_vocabulary_cannot_write(run, tmp_path):
 def a_product(loaded, module=None, width=None, **card):
   """A prompt of 4 rows for a backbone, not trained."""
   width = width or loaded.backbone.spec.width
-  module = module or Prompt(4, Dense(None), EncoderInput())
+  module = module or Prompt(4, Dense(None), "encoder.input")
   rows = np.ones((1, 4, width), np.float32)
   facts = {"fingerprint": loaded.fingerprint, "width": width, "name": loaded.name}
   card = {"method": "prompt_tuning", "backbone": facts, "step": 0, "scores": {}, **card}
@@ -245,11 +244,11 @@ def test_a_prompt_folder_whose_files_do_not_fit(tmp_path, loaded):
   """card.json of one method beside the numbers of another."""
   one, two = tmp_path / "one", tmp_path / "two"
   a_product(loaded).save(one)
-  longer = Prompt(6, Dense(None), DecoderInput())
+  longer = Prompt(6, Dense(None), "decoder.input")
   other = a_product(loaded, longer)
   other.trainable = {"prompt": {"parameterise": {"prompt": np.ones((1, 6, 16))}}}
   other.save(two)
-  assert product.load(one).module == Prompt(4, Dense(None), EncoderInput())
+  assert product.load(one).module == Prompt(4, Dense(None), "encoder.input")
   shutil.copy(two / "card.json", one / "card.json")
   with pytest.raises(ValueError, match="Copy both files from the same run"):
     product.load(one)
@@ -257,7 +256,7 @@ def test_a_prompt_folder_whose_files_do_not_fit(tmp_path, loaded):
   for damage, words in [
     ({"format": "other/9"}, "says format 'other/9'"),
     ({"module": {"class": "os:system"}}, "os:system"),
-    ({"module": {"class": "prompt_tuning.sites.nowhere:X"}}, "does not exist"),
+    ({"module": {"class": "prompt_tuning.conditions.nowhere:X"}}, "does not exist"),
   ]:
     (two / "card.json").write_text(json.dumps({**card, **damage}))
     with pytest.raises(ValueError, match=words):
@@ -271,7 +270,7 @@ def test_a_prompt_folder_whose_files_do_not_fit(tmp_path, loaded):
 
 def test_the_parameters_of_another_length(loaded):
   """A module whose length is not that of its numbers says so when it is used."""
-  wrong = a_product(loaded, Prompt(5, Dense(None), EncoderInput()))
+  wrong = a_product(loaded, Prompt(5, Dense(None), "encoder.input"))
   session = answer.session(loaded, wrong)
   batch = {"inputs": np.ones((1, 5), np.int32), "prompt_index": np.arange(5)[None]}
   with pytest.raises(ValueError, match=r"Dense.prompt.*\(1, 5, 16\), got \(1, 4, 16\)"):

@@ -19,7 +19,6 @@ from prompt_tuning.core import describe
 from prompt_tuning.core.prompt import Prompt
 from prompt_tuning.engine import card, product
 from prompt_tuning.parameterisers.dense import Dense
-from prompt_tuning.sites.inputs import EncoderInput
 
 PACKAGE = pathlib.Path(prompt_tuning.__file__).parent
 
@@ -53,10 +52,11 @@ def test_a_card_builds_words_alone():
   assert len(allowed) > 15 and len(every_class()) > 80
   for path in allowed:
     room = path.removeprefix("prompt_tuning.").split(":")[0].split(".")[0]
-    assert room in ("core", "conditions", "parameterisers", "transforms", "sites"), path
+    assert room in ("core", "conditions", "parameterisers", "transforms"), path
   core = {path for path in allowed if path.startswith("prompt_tuning.core")}
   assert core == {
-    f"prompt_tuning.core.prompt:{name}" for name in ("Prompt", "Together")
+    f"prompt_tuning.core.{name}"
+    for name in ("prompt:Prompt", "prompt:Together", "places:At")
   }
 
 
@@ -92,18 +92,18 @@ def stranger(folder: pathlib.Path) -> str:
     {"class": "os:system"},
     {"class": "flax.linen.linear:Dense", "features": 3},
     {"class": "prompt_tuning.core.prompt:nn"},
-    {"class": "prompt_tuning.sites.inputs:dataclasses"},
+    {"class": "prompt_tuning.core.places:dataclasses"},
     {"class": "prompt_tuning.core.prompt:Prompt.__call__"},
     {"class": 3},
     {"class": ["a"]},
-    {"class": "prompt_tuning.sites..inputs:EncoderInput"},
+    {"class": "prompt_tuning.core..places:At"},
     [],
     "text",
     3,
     {},
     {"class": "prompt_tuning.core.prompt:Prompt", "length": 4},
     {"class": "prompt_tuning.core.prompt:Prompt", "length": 1e400},
-    {"class": "prompt_tuning.sites.inputs:EncoderInput"},
+    {"class": "prompt_tuning.core.places:At", "place": "encoder.input"},
     {"class": "prompt_tuning.core.prompt:Together", "prompts": 3},
     {"class": "prompt_tuning.core.prompt:Together", "prompts": [3]},
     {
@@ -126,7 +126,7 @@ def test_a_card_of_a_stranger_is_one_error(saved, tmp_path, monkeypatch, module)
 @pytest.fixture
 def saved(tmp_path):
   """The folder of a prompt of four positions."""
-  module = Prompt(4, Dense(None), EncoderInput())
+  module = Prompt(4, Dense(None), "encoder.input")
   table = np.ones((1, 4, 16), np.float32)
   facts = {"backbone": {"name": "x", "width": 16}, "layout": {"place": "front"}}
   made = product.Product(module, {"prompt": {"parameterise": {"prompt": table}}}, facts)

@@ -13,6 +13,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import PromptedModel, features
+from prompt_tuning.core.places import Slots
 from prompt_tuning.engine import score as scoring
 from prompt_tuning.outputs import choice
 
@@ -48,7 +49,7 @@ class BothSides:
 
   def apply(self, variables, context, spec, train=False, rngs=None):
     params = variables["params"]
-    return Injection(encoder_input=params["encoder"], decoder_input=params["decoder"])
+    return Injection({f"{side}.input": Slots(params[side]) for side in self.lengths})
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import PromptedModel, features
+from prompt_tuning.core.places import KeysValues, Slots
 from prompt_tuning.engine import beam, decode, search
 from prompt_tuning.outputs import choice, text
 
@@ -54,13 +55,12 @@ class Given:
     return {side: length for side, length in both.items() if length}
 
   def apply(self, variables, context, spec, train=False, rngs=None):
-    params = variables["params"]
-    return Injection(
-      encoder_input=params.get("encoder"),
-      decoder_input=params.get("decoder"),
-      encoder_kv=params.get("encoder_kv"),
-      decoder_kv=params.get("decoder_kv"),
-    )
+    kinds = {"input": Slots, "kv": KeysValues}
+    held = {
+      name: kinds[name.partition(".")[2]](value)
+      for name, value in variables["params"].items()
+    }
+    return Injection(held)
 
 
 PROMPTS = {
@@ -82,14 +82,16 @@ def setting(name="bare"):
 
   weights = jax.tree_util.tree_map_with_path(draw, backbone.shapes())
   tables = {
-    side: jnp.asarray(random.normal(0, 1, (1, length, CONFIG.emb_dim)), jnp.float32)
+    f"{side}.input": jnp.asarray(
+      random.normal(0, 1, (1, length, CONFIG.emb_dim)), jnp.float32
+    )
     for side, length in (prompt.lengths if prompt else {}).items()
   }
   layers = CONFIG.num_encoder_layers, CONFIG.num_decoder_layers
   for side, depth in zip(("encoder", "decoder"), layers, strict=True):
     if prompt and prompt.slots:
       shape = (1, 2 * depth, prompt.slots, CONFIG.num_heads * CONFIG.head_dim)
-      tables[f"{side}_kv"] = jnp.asarray(random.normal(0, 1, shape) * 0.7, jnp.float32)
+      tables[f"{side}.kv"] = jnp.asarray(random.normal(0, 1, shape) * 0.7, jnp.float32)
   return PromptedModel(backbone, prompt), {"backbone": weights, "prompt": tables}
 
 

@@ -37,7 +37,6 @@ from prompt_tuning.objectives.cross_entropy import CrossEntropy, token_losses
 from prompt_tuning.objectives.objective import Weighted
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.parameterisers.dense import Dense
-from prompt_tuning.sites.inputs import EncoderInput
 
 B, U, V = 4, 5, 11
 
@@ -745,7 +744,7 @@ def test_a_resumed_log_repeats_no_step(tmp_path):
 
 def test_the_report_lists_every_parameter(tmp_path, tiny_folder):
   loaded = load(tiny_folder)
-  prompt = Prompt(3, Dense(uniform.symmetric(0.5)), EncoderInput())
+  prompt = Prompt(3, Dense(uniform.symmetric(0.5)), "encoder.input")
   model = PromptedModel(loaded.backbone, prompt)
   recipe = fit.Recipe(
     ("prompt",), None, None, None, sharding=sharding.Sharding(rules=[("batch", "data")])

@@ -153,17 +153,16 @@ def test_count_equals_the_formula_of_the_file(case):
   if formula is None:
     pytest.fail(
       f"gin/methods/{case.method.name}.gin has no line `# Trains: <formula>`. Write "
-      f"its count of trained numbers in H, V, N, D, Le, Ld, BACKBONE and "
-      f"{sorted(tools.LETTERS)}."
+      "its count of trained numbers in H, V, N, D, F, Le, Ld, BACKBONE and letters of "
+      "a line `# Letters: P = PROMPT_LENGTH, ...`."
     )
-  letters = {"H": tools.H, "V": tools.V, "__builtins__": {}}
-  spec = tools.BACKBONE.spec
-  letters |= {"N": spec.heads, "D": spec.head_width}
-  letters |= {"Le": spec.encoder_layers, "Ld": spec.decoder_layers}
+  sizes = tools.BACKBONE.config
+  letters = {"H": tools.H, "V": tools.V, "F": sizes.mlp_dim, "__builtins__": {}}
+  letters |= {"N": sizes.num_heads, "D": sizes.head_dim}
+  letters |= {"Le": sizes.num_encoder_layers, "Ld": sizes.num_decoder_layers}
   letters["BACKBONE"] = branches.count(tools.backbone_params())
-  for letter, macro in tools.LETTERS.items():
-    if macro in case.method.numbers:
-      letters[letter] = case.method.numbers[macro]
+  for letter, macro in tools.letters(case.method.name).items():
+    letters[letter] = case.method.numbers[macro]
   assert branches.count(case.split[0]) == eval(formula.group(1), letters)
 
 
@@ -258,21 +257,20 @@ def test_prompt_reads_inputs_alone_and_only_if_it_says_so(case):
   if case.model.prompt is None:
     assert case.model.inject(case.params, case.batch()) is None
     return
-  mine = case.vectors(case.batch())
-  _, P, _ = mine.shape
-  assert P >= sum(case.model.lengths.values())
+  mine = case.handed(case.batch())
+  assert mine.shape[1] >= sum(case.model.lengths.values()) * tools.H
   others = tools.examples(seed=7)
   pairs = list(zip(case.rows, others, strict=True))
   swapped = case.batch([{**row, "targets": other["targets"]} for row, other in pairs])
   assert (swapped["targets"] != case.batch()["targets"]).any()
-  np.testing.assert_array_equal(case.vectors(swapped), mine)
+  np.testing.assert_array_equal(case.handed(swapped), mine)
   if not case.model.prompt.reads_input:
-    assert mine.shape == (1, P, tools.H)
-    np.testing.assert_array_equal(case.vectors(case.batch(others)), mine)
+    assert len(mine) == 1
+    np.testing.assert_array_equal(case.handed(case.batch(others)), mine)
     return
-  assert mine.shape == (tools.B, P, tools.H)
+  assert len(mine) == tools.B
   # Every example differs from the next one, which has another text.
-  assert (mine[1:] != mine[:-1]).any(axis=(1, 2)).all()
+  assert (mine[1:] != mine[:-1]).any(axis=1).all()
 
 
 def test_first_draw_has_the_stated_shapes(case):

@@ -12,6 +12,7 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import stack_layers
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import PromptedModel, features
+from prompt_tuning.core.places import KeysValues, Slots
 
 P, B, T, U, V, H = 3, 2, 5, 4, 31, 16
 CONFIG = T5Config(V, H, 2, 8, 24, 1, 2)
@@ -32,18 +33,16 @@ def batch(encoder=0, decoder=0):
 def test_in_the_decoder_they_are_those_of_vectors_before_the_start():
   plain = batch()
   encoded, mask = encode(PARAMS, plain)
-  injection = Injection(decoder_input=VECTORS)
+  injection = Injection({"decoder.input": Slots(VECTORS)})
   want = decode(PARAMS, batch(decoder=P), encoded, mask, injection)[:, P:]
 
   @jax.jit
   def filled(encoded, mask):
-    cross, cache, _ = BACKBONE.start(PARAMS, encoded, P)
-    rows = jnp.broadcast_to(VECTORS, (B, P, H))
-    return BACKBONE.step(PARAMS, rows, cross, cache, 0, mask)[1]
+    return BACKBONE.prefill(PARAMS, encoded, mask, 0, injection)[2]
 
   cache = filled(encoded, mask)
-  flat = [x.reshape(B, P, -1) for layer in cache for x in layer]
-  injection = Injection(decoder_kv=jnp.stack(flat, axis=1))
+  flat = [x[:, :P].reshape(B, P, -1) for layer in cache for x in layer]
+  injection = Injection({"decoder.kv": KeysValues(jnp.stack(flat, axis=1))})
   got = decode(PARAMS, plain, encoded, mask, injection)
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
   assert np.abs(got - decode(PARAMS, plain, encoded, mask)).max() > 0.1
@@ -55,13 +54,14 @@ def test_in_one_layer_of_the_encoder_they_are_those_of_vectors_in_front():
   normed = VECTORS / jnp.sqrt(jnp.mean(VECTORS**2, -1, keepdims=True) + 1e-6) * scale
   kernels = [layer["attention"][name]["kernel"] for name in ("key", "value")]
   kv = jnp.stack([normed @ kernel for kernel in kernels], axis=1)
-  want, _ = encode(PARAMS, batch(P), Injection(encoder_input=VECTORS))
-  got, mask = encode(PARAMS, batch(), Injection(encoder_kv=kv))
+  want, _ = encode(PARAMS, batch(P), Injection({"encoder.input": Slots(VECTORS)}))
+  got, mask = encode(PARAMS, batch(), Injection({"encoder.kv": KeysValues(kv)}))
   np.testing.assert_allclose(got, want[:, P:], rtol=0, atol=1e-5)
   assert mask.shape == (B, T)
   # A slot that is masked might as well not be there.
-  masked = Injection(encoder_kv=kv, encoder_kv_mask=jnp.array([[False, True, True]]))
-  shorter = Injection(encoder_kv=kv[:, :, 1:])
+  keep = jnp.array([[False, True, True]])
+  masked = Injection({"encoder.kv": KeysValues(kv, keep)})
+  shorter = Injection({"encoder.kv": KeysValues(kv[:, :, 1:])})
   np.testing.assert_allclose(
     encode(PARAMS, batch(), masked)[0],
     encode(PARAMS, batch(), shorter)[0],
@@ -73,8 +73,10 @@ def test_in_one_layer_of_the_encoder_they_are_those_of_vectors_in_front():
 def test_scanned_layers_take_them_too():
   random = np.random.default_rng(2).normal(size=(B, 4, P, H))
   injection = Injection(
-    encoder_kv=jnp.asarray(random[:, :2], jnp.float32),
-    decoder_kv=jnp.asarray(random, jnp.float32),
+    {
+      "encoder.kv": KeysValues(jnp.asarray(random[:, :2], jnp.float32)),
+      "decoder.kv": KeysValues(jnp.asarray(random, jnp.float32)),
+    }
   )
   found = []
   for scan in (False, True):
@@ -91,10 +93,9 @@ def test_scanned_layers_take_them_too():
 
 
 def test_what_reads_the_input_keeps_apart_in_packed_rows(tmp_path):
-  lines = ["from prompt_tuning.sites import key_values"]
-  for name in ("EncoderKeyValues", "DecoderKeyValues"):
-    site = f"prompt.Prompt.site = @key_values.{name}()"
-    case = tools.case("s_idpg_dnn_embeddings", tmp_path, [*lines, site])
+  for name in ("encoder.kv", "decoder.kv"):
+    site = f"prompt.Prompt.site = {name!r}"
+    case = tools.case("s_idpg_dnn_embeddings", tmp_path, [site])
     assert case.model.lengths == {}
     model, packed, places = case.packed()
     logits = np.asarray(jax.jit(model.logits)(case.params, packed))

@@ -11,6 +11,7 @@ import pytest
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.batches import stack
 from prompt_tuning.data.features import PLACES, pad
@@ -153,13 +154,14 @@ def test_private_vectors_are_concatenation(get):
 def test_masked_slots_do_not_matter(get, name):
   case = get(name)
   injection = case.model.inject(case.params, case.batch())
-  mask = np.asarray(injection.encoder_mask)
+  slots = injection.get("encoder.input")
+  mask = np.asarray(slots.mask)
   lengths = [min(P, len(row["inputs"])) for row in case.rows]
   np.testing.assert_array_equal(mask[:, -P:].sum(1), lengths)
   assert mask[:, :-P].all()
-  noisy = jnp.where(mask[..., None], injection.encoder_input, 7.0)
+  noisy = jnp.where(mask[..., None], slots.vectors, 7.0)
   batch, params = case.batch(), case.params["backbone"]
-  injection = injection.replace(encoder_input=noisy)
+  injection = Injection({"encoder.input": slots.replace(vectors=noisy)})
   encoded, seen = tools.BACKBONE.encode(params, batch, injection)
   logits = tools.BACKBONE.decode(params, batch, encoded, seen, injection)
   tools.assert_close(logits, case.plain_logits)
@@ -184,7 +186,8 @@ def test_added_prompt_of_scale_zero_is_prompt_tuning(get, name, tmp_path):
   table = leaf(off, "transforms_0/table")
   vectors = off.vectors(off.batch())
   np.testing.assert_array_equal(vectors, np.broadcast_to(table, vectors.shape))
-  assert off.model.inject(off.params, off.batch()).encoder_mask is None
+  found = off.model.inject(off.params, off.batch())
+  assert found.get("encoder.input").mask is None
   tools.assert_close(off.logits(), static(get, table[0]).logits())
 
 

@@ -15,7 +15,8 @@ from prompt_tuning.blocks.lstm import BiLstm
 from prompt_tuning.conditions.external import External
 from prompt_tuning.conditions.pooled import Embeddings, Encoding
 from prompt_tuning.conditions.token_lookup import TokenLookup
-from prompt_tuning.core.context import Code, Context, Spec
+from prompt_tuning.core.context import Code, Context, Spec, Tables
+from prompt_tuning.core.places import At
 from prompt_tuning.core.prompt import Drawn, Prompt, Together
 from prompt_tuning.core.trainable import count
 from prompt_tuning.inits import saved, uniform, vocabulary
@@ -25,7 +26,6 @@ from prompt_tuning.parameterisers.lstm import Lstm
 from prompt_tuning.parameterisers.mlp import Bottleneck, Projection
 from prompt_tuning.parameterisers.phm import Phm
 from prompt_tuning.parameterisers.rows import Rows
-from prompt_tuning.sites.inputs import DecoderInput, EncoderInput
 from prompt_tuning.transforms.add_table import AddTable
 
 R, Q, C, V = 3, 6, 8, 40
@@ -37,7 +37,8 @@ MASK = np.arange(Q)[None] < np.array(LENGTHS)[:, None]
 IDS = np.where(MASK, RNG.integers(3, V, (R, Q)), 0)
 # Row i of the table holds i, so that a row tells which token it was.
 TABLE = np.repeat(np.arange(V, dtype=np.float32)[:, None], C, axis=1)
-SPEC = Spec(C, 2, 4, 1, 1, V, TABLE, lambda text: [ord(x) - ord("a") + 3 for x in text])
+PLACES = {f"{side}.input": Tables(1, C) for side in ("encoder", "decoder")}
+SPEC = Spec(C, V, PLACES, TABLE, lambda text: [ord(x) - ord("a") + 3 for x in text])
 CODE = Code(jnp.asarray(VALUES), jnp.asarray(MASK))
 CONTEXT = Context(
   ids=jnp.asarray(IDS),
@@ -271,40 +272,40 @@ def test_recurrent_generator_formula():
 @pytest.mark.parametrize("mask", [None, MASK])
 def test_added_table(mask):
   given = Drawn(CODE.values[:, None], mask if mask is None else jnp.asarray(mask))
-  drawn, p = run(AddTable(uniform.zeros(), 0.05), given, SPEC)
+  drawn, p = run(AddTable(uniform.zeros(), 0.05), given, None, SPEC)
   kept = VALUES if mask is None else VALUES * mask[..., None]
   close(drawn.prompt, p["table"] + 0.05 * kept[:, None])
   assert drawn.mask is None
 
 
 def test_sites_place_the_vectors():
-  drawn = Drawn(CODE.values[:, None], CODE.mask)
-  found = EncoderInput()(drawn)
-  np.testing.assert_array_equal(found.encoder_input, VALUES)
-  np.testing.assert_array_equal(found.encoder_mask, MASK)
-  assert found.decoder_input is None
-  found = DecoderInput()(drawn)
-  np.testing.assert_array_equal(found.decoder_input, VALUES * MASK[..., None])
-  assert found.encoder_input is None and found.encoder_mask is None
-  for site in (EncoderInput(), DecoderInput()):
-    assert site.tables(SPEC) == (1, C)
+  drawn = CODE.values[:, None], CODE.mask
+  found = At("encoder.input")(*drawn, SPEC)
+  np.testing.assert_array_equal(found.vectors, VALUES)
+  np.testing.assert_array_equal(found.mask, MASK)
+  found = At("decoder.input")(*drawn, SPEC)
+  np.testing.assert_array_equal(found.vectors, VALUES * MASK[..., None])
+  assert found.mask is None
+  for site in ("encoder.input", "decoder.input"):
+    assert At(site).tables(SPEC)[:2] == (1, C)
 
 
 def static(length, site=None):
-  return Prompt(length, Dense(uniform.zeros()), site or EncoderInput())
+  return Prompt(length, Dense(uniform.zeros()), site or "encoder.input")
 
 
 def test_several_prompts_as_one():
-  masked = Prompt(Q, Rows(), EncoderInput(), TokenLookup(Q, uniform.zeros()))
-  both = Together([static(2), masked, static(1, DecoderInput())])
+  masked = Prompt(Q, Rows(), "encoder.input", TokenLookup(Q, uniform.zeros()))
+  both = Together([static(2), masked, static(1, "decoder.input")])
   assert both.lengths == {"encoder": 2 + Q, "decoder": 1}
   assert both.reads_input and not both.needs and both.external_width == 0
   found, p = run(both, CONTEXT, SPEC)
   task = p["prompts_0"]["parameterise"]["prompt"][0]
-  np.testing.assert_array_equal(found.encoder_input[1, :2], task)
-  assert found.encoder_input.shape == (R, 2 + Q, C)
-  np.testing.assert_array_equal(found.encoder_mask[:, 2:], MASK)
-  assert found.encoder_mask[:, :2].all() and found.decoder_input.shape == (1, 1, C)
+  encoder, decoder = found.get("encoder.input"), found.get("decoder.input")
+  np.testing.assert_array_equal(encoder.vectors[1, :2], task)
+  assert encoder.vectors.shape == (R, 2 + Q, C)
+  np.testing.assert_array_equal(encoder.mask[:, 2:], MASK)
+  assert encoder.mask[:, :2].all() and decoder.vectors.shape == (1, 1, C)
 
 
 def draw(initializer, *shape):
@@ -370,14 +371,14 @@ def test_saved_rows(tmp_path):
     draw(saved.rows(str(tmp_path / "a.npy")), 1, 5, C)
 
 
-BLANK = Spec(C, 2, 4, 1, 1, V)
+BLANK = Spec(C, V, PLACES)
 BAD = {
   "`Prompt.length`.* got 0.* `unprompted`": lambda: static(0),
   "`Prompt.condition` is None, but Rows reads": lambda: Prompt(
-    4, Rows(), EncoderInput()
+    4, Rows(), "encoder.input"
   ),
   "but Dense does not read a code": lambda: Prompt(
-    4, Dense(uniform.zeros()), EncoderInput(), Embeddings()
+    4, Dense(uniform.zeros()), "encoder.input", Embeddings()
   ),
   "`pool` must be one of .* got 'cls'": lambda: Embeddings("cls"),
   "`Bottleneck.width` must be at least 1, got 0": lambda: generate(Bottleneck(0)),

@@ -5,13 +5,26 @@ the batch, or one a segment of a packed row.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+
+class Tables(NamedTuple):
+  """What a place of a backbone asks of a prompt.
+
+  Attributes:
+    count: G, how many tables. width: of a vector.
+    inputs: of a kernel's place, how many of the width belong to its inputs.
+  """
+
+  count: int
+  width: int
+  inputs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,23 +33,21 @@ class Spec:
 
   Attributes:
     width: H, the width of token embeddings.
-    heads: N. head_width: D.
-    encoder_layers, decoder_layers: how many blocks each stack has.
     vocabulary: V, rows of the token table (padding rows included).
+    places: what a prompt may act on, see `core.places`.
     table: the token table [V H], only while a prompt is initialised.
     encode: text -> piece ids without an end mark, only while initialised.
+    asked: of the places, the one of the prompt that is being asked.
   """
 
   width: int
-  heads: int
-  head_width: int
-  encoder_layers: int
-  decoder_layers: int
   vocabulary: int
+  places: Mapping[str, Tables] = dataclasses.field(default_factory=dict)
   table: Any = dataclasses.field(default=None, compare=False, repr=False)
   encode: Callable[[str], Sequence[int]] | None = dataclasses.field(
     default=None, compare=False, repr=False
   )
+  asked: Tables | None = None
 
 
 @flax.struct.dataclass

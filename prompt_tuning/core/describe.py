@@ -15,15 +15,24 @@ from typing import Any
 
 import flax.linen as nn
 
+from prompt_tuning.core.places import At
+
 PACKAGE = "prompt_tuning"
 # Where the words of methods live; what they build with (`blocks`) is theirs alone.
 ROOMS = (
   "prompt_tuning.core.prompt",
+  "prompt_tuning.core.places",
   "prompt_tuning.conditions",
   "prompt_tuning.parameterisers",
   "prompt_tuning.transforms",
-  "prompt_tuning.sites",
 )
+# Sites of cards that were written when each was a class, and their places today.
+SITES = {
+  "prompt_tuning.sites.inputs:EncoderInput": "encoder.input",
+  "prompt_tuning.sites.inputs:DecoderInput": "decoder.input",
+  "prompt_tuning.sites.key_values:EncoderKeyValues": "encoder.kv",
+  "prompt_tuning.sites.key_values:DecoderKeyValues": "decoder.kv",
+}
 # Packages whose modules are layers and no words.
 NEVER = ("flax", "jax", "jaxlib", "optax", "orbax", "clu", "seqio")
 # Sentences are three or four deep.
@@ -85,6 +94,8 @@ def _rebuilt(data: Any, depth: int) -> Any:
 
 
 def _built(data: Mapping[str, Any], depth: int) -> Any:
+  if data["class"] in SITES and len(data) == 1:
+    return SITES[data["class"]]
   cls = word(data["class"])
   fields = {k: _rebuilt(v, depth + 1) for k, v in data.items() if k != "class"}
   names = {f.name: f for f in dataclasses.fields(cls) if f.init}
@@ -118,9 +129,9 @@ def _required(field: dataclasses.Field) -> bool:
 def word(path: Any) -> type:
   """The class that a card names, if it is a word of a method.
 
-  Those are the classes of `ROOMS`, and Flax modules and sites of other packages that
-  the reader has imported: a card can neither import code from outside of this library
-  nor build what is no part of a prompt.
+  Those are the words of `ROOMS`, and Flax modules of other packages that the reader has
+  imported: a card can neither import code from outside of this library nor build what
+  is no part of a prompt.
 
   Args:
     path: "module:Class".
@@ -154,5 +165,4 @@ def _is_word(found: Any, module: str) -> bool:
   # A name that a module merely imported is another module's class.
   if found.__module__ != module or module.partition(".")[0] in NEVER:
     return False
-  site = callable(getattr(found, "tables", None)) and hasattr(found, "side")
-  return site or issubclass(found, nn.Module)
+  return found is At or issubclass(found, nn.Module)

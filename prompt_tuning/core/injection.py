@@ -1,43 +1,44 @@
 """What a prompt hands back, and how virtual positions are filled with it."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.core.places import Place
+
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 @flax.struct.dataclass
 class Injection:
-  """One optional field per place; a backbone obeys each field that is set.
-
-  R is 1 for a prompt that reads no input, else the number of examples.
+  """Records of places, by their names; a backbone obeys each of them.
 
   Attributes:
-    encoder_input: vectors for the encoder's virtual positions [R Pin H].
-    encoder_mask: false where a virtual position must not be attended to [R Pin].
-    decoder_input: vectors for the decoder's virtual positions [R Pdec H].
-    encoder_kv: keys and values that every position of the encoder attends to beside the
-      tokens, key and value of layer 0, of layer 1 and so on, J = N * D [R G Pkv J].
-    encoder_kv_mask: false where such a key must not be attended to [R Pkv].
-    decoder_kv: the same for the decoder's self-attention [R G Pdkv J].
+    held: name -> record, see `core.places`.
   """
 
-  encoder_input: Float[Array, "R Pin H"] | None = None
-  encoder_mask: Bool[Array, "R Pin"] | None = None
-  decoder_input: Float[Array, "R Pdec H"] | None = None
-  encoder_kv: Float[Array, "R Ge Pkv J"] | None = None
-  encoder_kv_mask: Bool[Array, "R Pkv"] | None = None
-  decoder_kv: Float[Array, "R Gd Pdkv J"] | None = None
+  held: Mapping[str, Place] = flax.struct.field(default_factory=dict)
 
   @property
   def places(self) -> frozenset[str]:
     """Names of the places that hold something."""
-    names = ("encoder_input", "decoder_input", "encoder_kv", "decoder_kv")
-    return frozenset(name for name in names if getattr(self, name) is not None)
+    return frozenset(self.held)
+
+  def get(self, place: str) -> Any:
+    """The record of a place, or None."""
+    return self.held.get(place)
+
+  def beside(self, other: "Injection") -> "Injection":
+    """Both at once: where both hold a record, the two side by side."""
+    held = dict(self.held)
+    for name, record in other.held.items():
+      held[name] = held[name].beside(record) if name in held else record
+    return Injection(held)
 
 
 def fill(
@@ -53,11 +54,31 @@ def fill(
   The choice is a product with a one-hot matrix: exact, and its transpose, which the
   gradient needs, is a product too and not a scatter.
   """
-  chosen_BTH = _choose(prompt_RPH, prompt_index_BT, segments_BT)
+  chosen_BTH = choose(prompt_RPH, prompt_index_BT, segments_BT)
   reserved_BT1 = (prompt_index_BT >= 0)[..., None]
   return jnp.where(
     reserved_BT1, chosen_BTH.astype(embeddings_BTH.dtype), embeddings_BTH
   )
+
+
+def add(
+  embeddings_BTH: Float[Array, "B T H"],
+  offset_RPH: Float[Array, "R P H"],
+  places_BT: Int[Array, "B T"],
+  segments_BT: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T H"]:
+  """Adds an offset's p-th vector to the p-th token of each text.
+
+  Args:
+    embeddings_BTH: of tokens. offset_RPH: see `core.places.Offset`.
+    places_BT: place of a token in its own text, -1 where nothing is added; texts may be
+      longer than P.
+    segments_BT: 1..S, which example of a packed row a token belongs to.
+  """
+  P = offset_RPH.shape[1]
+  index_BT = jnp.where(places_BT < P, places_BT, -1)
+  chosen_BTH = choose(offset_RPH, index_BT, segments_BT)
+  return embeddings_BTH + chosen_BTH.astype(embeddings_BTH.dtype)
 
 
 def visible(
@@ -66,17 +87,18 @@ def visible(
   segments_BT: Int[Array, "B T"] | None = None,
 ) -> Bool[Array, "B T"]:
   """True at real tokens and at the prompt positions that the mask keeps."""
-  kept_BT1 = _choose(
+  kept_BT1 = choose(
     mask_RP[..., None].astype(jnp.float32), prompt_index_BT, segments_BT
   )
   return (prompt_index_BT < 0) | (kept_BT1[..., 0] > 0.5)
 
 
-def _choose(
+def choose(
   values_RPX: Float[Array, "R P X"],
   prompt_index_BT: Int[Array, "B T"],
   segments_BT: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T X"]:
+  """Each position's own vector of its own example; zeros where the index is -1."""
   R, P, X = values_RPX.shape
   B, _ = prompt_index_BT.shape
   if R == 1:

@@ -7,24 +7,25 @@ A method is such a sentence, bound in one file of `gin/methods/`. The contracts:
   its code is one vector that hangs on the input and the frozen backbone alone.
 * parameterise: `reads_code` and `__call__(code or None, shape, spec, train) -> Drawn`
   with shape (G, P, H).
-* transform: `__call__(drawn, spec, train) -> Drawn`.
-* site: `side` ("encoder" or "decoder") whose positions it uses, or None; `tables(spec)`
-  gives (G, width of a vector); `__call__(Drawn) -> Injection`.
+* transform: `__call__(drawn, code or None, spec, train) -> Drawn`.
+* site: the name of a place of the backbone, or `core.places.At`.
 
 Words draw their parameters through `weight`.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
-import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.core.context import Code, Context, Spec, pooled
 from prompt_tuning.core.injection import Injection
+from prompt_tuning.core.places import At, kind_of
 
 # Draws a table of the given shape: (key, shape, spec) -> array. Spec carries the token
 # table and the tokeniser for those that start from words.
@@ -95,14 +96,14 @@ class Prompt(nn.Module):
   Attributes:
     length: P, positions, from 1 to `LONGEST`.
     parameterise: makes the vectors.
-    site: places them.
+    site: where they act, such as "encoder.input"; see `core.places`.
     condition: reads the input for the parameteriser, or None.
     transforms: applied to the vectors, in order.
   """
 
   length: int
   parameterise: nn.Module
-  site: Any
+  site: str | At
   condition: nn.Module | None = None
   transforms: Sequence[nn.Module] = ()
 
@@ -121,7 +122,14 @@ class Prompt(nn.Module):
         f"{'reads' if self.condition is None else 'does not read'} a code. "
         "Bind a condition exactly where the parameteriser reads one."
       )
+    if not isinstance(self.site, At):
+      kind_of(self.site)
     super().__post_init__()
+
+  @property
+  def at(self) -> At:
+    """The site as a record."""
+    return At(self.site) if isinstance(self.site, str) else self.site
 
   @property
   def needs(self) -> frozenset[str]:
@@ -145,7 +153,8 @@ class Prompt(nn.Module):
   @property
   def lengths(self) -> dict[str, int]:
     """Virtual positions to reserve, by the side ("encoder", "decoder")."""
-    return {} if self.site.side is None else {self.site.side: self.length}
+    side = self.at.side
+    return {} if side is None else {side: self.length}
 
   def code(self, context: Context, spec: Spec) -> Float[Array, "R C"]:
     """The one vector that an encoded condition makes of each example."""
@@ -160,11 +169,18 @@ class Prompt(nn.Module):
 
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
     code = self._read(context, spec, train)
-    G, H = self.site.tables(spec)
+    spec = dataclasses.replace(spec, asked=self.at.tables(spec))
+    G, H = spec.asked.count, spec.asked.width
     drawn = self.parameterise(code, (G, self.length, H), spec, train)
     for transform in self.transforms:
-      drawn = transform(drawn, spec, train)
-    return self.site(drawn)
+      drawn = transform(drawn, code, spec, train)
+    return Injection({self.at.place: self.at(drawn.prompt, drawn.mask, spec)})
+
+
+def spread(prompt: Prompt, sites: Sequence[str | At]) -> "Together":
+  """The same sentence at several places, each with parameters of its own."""
+  # Words that are one object would be one set of parameters.
+  return Together([prompt.clone(_deep_clone=True, site=site) for site in sites])
 
 
 class Together(nn.Module):
@@ -207,39 +223,4 @@ class Together(nn.Module):
 
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
     parts = [prompt(context, spec, train) for prompt in self.prompts]
-    return Injection(
-      encoder_input=_side_by_side([part.encoder_input for part in parts]),
-      encoder_mask=_masks_side_by_side(
-        [(part.encoder_mask, part.encoder_input) for part in parts]
-      ),
-      decoder_input=_side_by_side([part.decoder_input for part in parts]),
-      encoder_kv=_side_by_side([part.encoder_kv for part in parts], axis=2),
-      encoder_kv_mask=_masks_side_by_side(
-        [(part.encoder_kv_mask, part.encoder_kv) for part in parts]
-      ),
-      decoder_kv=_side_by_side([part.decoder_kv for part in parts], axis=2),
-    )
-
-
-def _side_by_side(tables: Sequence[Array | None], axis: int = 1) -> Array | None:
-  tables = [table for table in tables if table is not None]
-  if not tables:
-    return None
-  # Not max(): an exported program cannot compare its B with 1.
-  R = next((table.shape[0] for table in tables if table.shape[0] != 1), 1)
-  tables = [jnp.broadcast_to(table, (R, *table.shape[1:])) for table in tables]
-  return jnp.concatenate(tables, axis=axis)
-
-
-def _masks_side_by_side(
-  parts: Sequence[tuple[Array | None, Array | None]],
-) -> Array | None:
-  """Joins the masks [R P] of (mask, vectors [R ... P X]); no mask says all true."""
-  if all(mask is None for mask, _ in parts):
-    return None
-  masks = []
-  for mask, vectors in parts:
-    if vectors is not None:
-      all_RP = jnp.ones((vectors.shape[0], vectors.shape[-2]), bool)
-      masks.append(all_RP if mask is None else mask)
-  return _side_by_side(masks)
+    return functools.reduce(Injection.beside, parts)

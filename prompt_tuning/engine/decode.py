@@ -3,14 +3,11 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from prompt_tuning.core.model import Batch, Params, PromptedModel
 from prompt_tuning.engine.beam import beam_search
 from prompt_tuning.engine.search import Cache, Decoded, Step, greedy, sample
-
-START = 0
 
 
 def generate(
@@ -39,25 +36,13 @@ def generate(
   refuse_packed(model, batch)
   backbone, weights = model.backbone, params["backbone"]
   encoded_BTH, mask_BT, injection = model.encode(params, batch)
-  start_BUH = backbone.embed(weights, jnp.full((mask_BT.shape[0], 1), START))
-  if injection is not None and injection.decoder_input is not None:
-    B, _, H = start_BUH.shape
-    P = injection.decoder_input.shape[1]
-    prompt_BPH = jnp.broadcast_to(injection.decoder_input, (B, P, H))
-    start_BUH = jnp.concatenate([prompt_BPH.astype(start_BUH.dtype), start_BUH], 1)
-  opening = start_BUH.shape[1]
   # The last token is never fed back, so its keys and values need no place.
-  cross, cache, place = backbone.start(
-    weights, encoded_BTH, opening + decoder.steps - 1, injection
+  first_BV, memory, cache = backbone.prefill(
+    weights, encoded_BTH, mask_BT, decoder.steps - 1, injection
   )
-  first_BV, cache = backbone.step(
-    weights, start_BUH, cross, cache, jnp.int32(place), mask_BT
-  )
-  opening += place
 
   def step(ids_B: Array, cache: Cache, index: Array) -> tuple[Array, Cache]:
-    x_BUH = backbone.embed(weights, ids_B)[:, None]
-    return backbone.step(weights, x_BUH, cross, cache, opening + index, mask_BT)
+    return backbone.extend(weights, ids_B, memory, cache, index)
 
   if decoder.loop == "greedy":
     return greedy(step, cache, first_BV, decoder.steps)

@@ -50,6 +50,16 @@ def zeros() -> Initializer:
   return draw
 
 
+def ones() -> Initializer:
+  """All one: a scale that changes nothing."""
+
+  def draw(key: Any, shape: tuple[int, ...], spec: Any) -> jax.Array:
+    del key, spec
+    return jax.numpy.ones(shape)
+
+  return draw
+
+
 def _check(name: str, scale: float) -> None:
   if scale < 0:
     raise ValueError(f"`uniform.{name}` takes a scale of at least 0, got {scale}.")

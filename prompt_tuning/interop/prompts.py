@@ -8,11 +8,13 @@ Keys and values of the decoder's layers are what PEFT's prefix tuning holds.
 import io
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from prompt_tuning.backbones.t5.backbone import T5
+from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import files
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.injection import Injection
@@ -23,8 +25,6 @@ from prompt_tuning.interop import peft, t5x
 from prompt_tuning.interop.source import UnreadableError
 from prompt_tuning.interop.tables import Tables, checked
 from prompt_tuning.parameterisers.dense import Dense
-from prompt_tuning.sites.inputs import DecoderInput, EncoderInput
-from prompt_tuning.sites.key_values import DecoderKeyValues
 
 BRANCH = "encoder/prompt/prompt/prompt"
 REMAINS = (
@@ -95,11 +95,11 @@ def _check_length(file: Any) -> None:
 def _product(kind: str, path: pathlib.Path, tables: Tables) -> Product:
   parts = []
   if tables.encoder_PH is not None:
-    parts.append((tables.encoder_PH[None], EncoderInput()))
+    parts.append((tables.encoder_PH[None], "encoder.input"))
   if tables.decoder_PH is not None:
-    parts.append((tables.decoder_PH[None], DecoderInput()))
+    parts.append((tables.decoder_PH[None], "decoder.input"))
   if tables.decoder_GPJ is not None:
-    parts.append((tables.decoder_GPJ, DecoderKeyValues()))
+    parts.append((tables.decoder_GPJ, "decoder.kv"))
   modules = [Prompt(table.shape[1], Dense(None), site) for table, site in parts]
   params = [{"parameterise": {"prompt": table}} for table, _ in parts]
   module, branch = modules[0], params[0]
@@ -129,12 +129,12 @@ def fold(prompt: Product) -> np.ndarray:
   """
   found = fixed(prompt)
   place = prompt.layout.get("place", "front")
-  if found.places != {"encoder_input"} or place != "front":
+  if found.places != {"encoder.input"} or place != "front":
     raise ValueError(
       f"This prompt stands at {place!r} of {sorted(found.places)}, but numpy, t5x and "
       f"PEFT's prompt tuning hold vectors in front of the encoder's input. {REMAINS}"
     )
-  return np.asarray(found.encoder_input[0], np.float32)
+  return np.asarray(found.get("encoder.input").vectors[0], np.float32)
 
 
 def fixed(prompt: Product) -> Injection:
@@ -152,12 +152,17 @@ def fixed(prompt: Product) -> Injection:
     )
   params = {**prompt.frozen, **prompt.trainable}.get("prompt", {})
   backbone = prompt.card["backbone"]
-  shape = backbone.get("architecture", {})
-  sizes = ("num_heads", "head_dim", "num_encoder_layers", "num_decoder_layers")
-  # Such a prompt looks at nothing of the backbone but its sizes.
-  width = backbone.get("width") or 1
-  spec = Spec(width, *(shape.get(name, 1) for name in sizes), 1)
+  spec = _sizes(backbone.get("width") or 1, backbone.get("architecture", {}))
   return prompt.module.apply({"params": params}, None, spec)
+
+
+def _sizes(width: int, stated: Mapping[str, Any]) -> Spec:
+  """All that such a prompt looks at; what a card does not state, it does not need."""
+  names = "num_heads head_dim mlp_dim num_encoder_layers num_decoder_layers".split()
+  sizes = {name: stated.get(name, 1) for name in names}
+  if not all(type(size) is int and 0 < size < 1 << 20 for size in sizes.values()):
+    raise ValueError(f"The prompt's card states a backbone of the sizes {sizes}.")
+  return T5(T5Config(vocab_size=1, emb_dim=width, **sizes)).spec
 
 
 def write_peft(
@@ -170,11 +175,12 @@ def write_peft(
     base_model: name or folder of the model in Hugging Face's format, for its card.
   """
   found = fixed(prompt)
-  if found.places != {"decoder_kv"}:
+  if found.places != {"decoder.kv"}:
     peft.write_prompt(folder, fold(prompt), base_model)
     return
   heads = prompt.card["backbone"]["architecture"]["num_heads"]
-  peft.write_prefix(folder, np.asarray(found.decoder_kv[0]), heads, base_model)
+  table_GPJ = np.asarray(found.get("decoder.kv").vectors[0])
+  peft.write_prefix(folder, table_GPJ, heads, base_model)
 
 
 def write_numpy(path: str | pathlib.Path, prompt: Product) -> None:

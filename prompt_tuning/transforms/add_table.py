@@ -7,7 +7,7 @@ Trains G * P * H. With scale 0, or a prompt of zeros, Z is the static prompt exa
 import flax.linen as nn
 import jax.numpy as jnp
 
-from prompt_tuning.core.context import Spec
+from prompt_tuning.core.context import Code, Spec
 from prompt_tuning.core.prompt import AXES, Drawn, Initializer, weight
 
 
@@ -22,7 +22,9 @@ class AddTable(nn.Module):
   scale: float = 1.0
 
   @nn.compact
-  def __call__(self, drawn: Drawn, spec: Spec, train: bool = False) -> Drawn:
+  def __call__(
+    self, drawn: Drawn, code: Code | None, spec: Spec, train: bool = False
+  ) -> Drawn:
     shape = drawn.prompt.shape[1:]
     table_GPH = weight(self, "table", self.initializer, shape, spec, AXES)
     added = drawn.prompt

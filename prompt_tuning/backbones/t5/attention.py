@@ -15,8 +15,10 @@ from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.backbones.t5 import fused, int8
+from prompt_tuning.backbones.t5.changes import Changes, changed
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.layers import Dense
+from prompt_tuning.backbones.t5.prefix import joined
 from prompt_tuning.core import partition
 
 
@@ -148,32 +150,46 @@ def _weights(logits_BNQT: Array, bias: Array | None, drop: Any) -> Array:
 
 
 class Attention(nn.Module):
-  """Multi-head attention with T5X's parameter names."""
+  """Multi-head attention with T5X's parameter names.
+
+  Attributes:
+    config: the architecture.
+    kind: "self" or "cross", what changes of its kernels are called.
+  """
 
   config: T5Config
+  kind: str = "self"
 
   def setup(self) -> None:
     config = self.config
-    joined = config.num_heads * config.head_dim
+    J = config.num_heads * config.head_dim
 
     def projection(scale: float = 1.0) -> Dense:
       axes = "embed", "joined_kv"
-      return Dense(config.emb_dim, joined, axes, config.dtype, scale)
+      return Dense(config.emb_dim, J, axes, config.dtype, scale)
 
     # Folding 1/sqrt(D) into the first draw is how T5 does without a scale.
     self.query = projection(config.head_dim**-0.5)
     self.key = projection()
     self.value = projection()
-    self.out = Dense(joined, config.emb_dim, ("joined_kv", "embed"), config.dtype)
+    self.out = Dense(J, config.emb_dim, ("joined_kv", "embed"), config.dtype)
     self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
   def _heads(self, x: Float[Array, "B T J"]) -> Float[Array, "B T N D"]:
     x = x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
     return partition.placed(x, "batch", "length", "heads", "kv")
 
-  def keys_values(self, y_BTH: Float[Array, "B T H"]) -> tuple[Array, Array]:
+  def keys_values(
+    self, y_BTH: Float[Array, "B T H"], changes: Changes | None = None
+  ) -> tuple[Array, Array]:
     """Keys and values [B T N D] of a sequence."""
-    return self._heads(self.key(y_BTH)), self._heads(self.value(y_BTH))
+    names = "key", "value"
+    return tuple(self._heads(self._changed(name, y_BTH, changes)) for name in names)
+
+  def _changed(self, name: str, x: Array, changes: Changes | None) -> Array:
+    """What the kernel of a name gives, with what a prompt changes of it."""
+    y = getattr(self, name)(x)
+    return changed(x, y, changes.get(f"{self.kind}.{name}")) if changes else y
 
   def __call__(
     self,
@@ -181,15 +197,16 @@ class Attention(nn.Module):
     keys_values: tuple[Array, Array],
     bias: Float[Array, "#B #N #Q T"] | None,
     train: bool,
+    changes: Changes | None = None,
   ) -> Float[Array, "B Q H"]:
     """What the queries read; the bias is one of `fused.bias_of`."""
-    query_BQND = self._heads(self.query(x_BQH))
+    query_BQND = self._heads(self._changed("query", x_BQH, changes))
     kind = self.config.attention
     if fused.chosen(kind, x_BQH.shape[1]):
       mixed_BQND = fused.attend(query_BQND, *keys_values, bias, kind)
     else:
       mixed_BQND = attend(query_BQND, *keys_values, bias, self._drop(train))
-    return self._out(mixed_BQND)
+    return self._out(mixed_BQND, changes)
 
   def read(
     self,
@@ -197,10 +214,17 @@ class Attention(nn.Module):
     source_BTH: Float[Array, "B T H"],
     bias: Float[Array, "#B #N #Q T"],
     train: bool,
+    changes: Changes | None = None,
+    prefix: tuple[Array, Array] | None = None,
   ) -> Float[Array, "B Q H"]:
-    """What the queries read in another sequence, by whichever way is the shorter."""
-    if not self.folds(x_BQH.shape[1], source_BTH.shape[1]):
-      return self(x_BQH, self.keys_values(source_BTH), bias, train)
+    """What the queries read in another sequence, by whichever way is the shorter.
+
+    With a prefix in front of its keys and values, or changes of them, there is only one
+    way.
+    """
+    if changes or prefix or not self.folds(x_BQH.shape[1], source_BTH.shape[1]):
+      keys_values = joined(prefix, self.keys_values(source_BTH, changes))
+      return self(x_BQH, keys_values, bias, train, changes)
     query_BQND = self._heads(self.query(x_BQH))
     kernels = (dense.whole(self.config.dtype) for dense in (self.key, self.value))
     drop = self._drop(train)
@@ -229,8 +253,11 @@ class Attention(nn.Module):
       return None
     return lambda weights: self.dropout(weights, deterministic=False)
 
-  def _out(self, mixed_BQND: Float[Array, "B Q N D"]) -> Float[Array, "B Q H"]:
-    return self.out(mixed_BQND.reshape(*mixed_BQND.shape[:2], -1))
+  def _out(
+    self, mixed_BQND: Float[Array, "B Q N D"], changes: Changes | None = None
+  ) -> Float[Array, "B Q H"]:
+    mixed_BQJ = mixed_BQND.reshape(*mixed_BQND.shape[:2], -1)
+    return self._changed("out", mixed_BQJ, changes)
 
 
 def mask_bias(allowed: Bool[Array, "*X"]) -> Float[Array, "*X"]:

@@ -7,22 +7,62 @@ The only reader of `Injection` for this family. Parameters are the tree that
 import dataclasses
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import fused, int8
+from prompt_tuning.backbones.t5 import changes, fused, int8
 from prompt_tuning.backbones.t5 import prefix as prefixes
 from prompt_tuning.backbones.t5.config import SWITCHES, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
+from prompt_tuning.backbones.t5.places import places
 from prompt_tuning.core import injection as inject
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.injection import Injection
 
 Params = Any
 Cache = Any
+
+
+# The id that targets begin with.
+START = 0
+
+
+@flax.struct.dataclass
+class Memory:
+  """What every step of decoding reads and none changes.
+
+  Attributes:
+    cross: keys and values of each layer's cross-attention.
+    mask: true where one may be attended to [B T].
+    changes: of the decoder's layers.
+    opening: places before the first written token.
+  """
+
+  cross: Any
+  mask: Bool[Array, "B T"]
+  changes: Any
+  opening: int = flax.struct.field(pytree_node=False)
+
+
+def text_places(batch: dict[str, Array]) -> Int[Array, "B T"]:
+  """Place of each token in its own text, reserved positions left out; -1 elsewhere."""
+  inputs_BT = batch["inputs"]
+  text_BT = inputs_BT > 0
+  if "prompt_index" in batch:
+    text_BT &= batch["prompt_index"] < 0
+  before_BT = jnp.cumsum(text_BT, axis=1) - 1
+  segments_BT = batch.get("segment_ids")
+  if segments_BT is not None:
+    # Counted anew from the first token of each example.
+    earlier_BT = jnp.pad(segments_BT, ((0, 0), (1, 0)))[:, :-1]
+    first_BT = jnp.where(segments_BT != earlier_BT, jnp.cumsum(text_BT, axis=1), 0)
+    starts_BT = first_BT - jnp.where(segments_BT != earlier_BT, text_BT, False)
+    before_BT = before_BT - jax.lax.cummax(starts_BT, axis=1)
+  return jnp.where(text_BT, before_BT, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +80,7 @@ class T5:
   @property
   def spec(self) -> Spec:
     config = self.config
-    return Spec(
-      width=config.emb_dim,
-      heads=config.num_heads,
-      head_width=config.head_dim,
-      encoder_layers=config.num_encoder_layers,
-      decoder_layers=config.num_decoder_layers,
-      vocabulary=config.vocab_size,
-    )
+    return Spec(config.emb_dim, config.vocab_size, places(config))
 
   @property
   def cache_axis(self) -> int:
@@ -138,24 +171,33 @@ class T5:
     x_BTH = self.embed(params, inputs_BT)
     mask_BT = inputs_BT > 0
     segments_BT = batch.get("segment_ids")
-    if injection is not None and injection.encoder_input is not None:
+    injection = injection or Injection()
+    offset, slots = injection.get("encoder.offset"), injection.get("encoder.input")
+    if offset is not None:
+      places_BT = text_places(batch)
+      x_BTH = inject.add(x_BTH, offset.vectors, places_BT, segments_BT)
+    if slots is not None:
       index_BT = batch["prompt_index"]
-      x_BTH = inject.fill(x_BTH, injection.encoder_input, index_BT, segments_BT)
-      if injection.encoder_mask is not None:
-        mask_BT &= inject.visible(injection.encoder_mask, index_BT, segments_BT)
-    prefix = None
-    if injection is not None and injection.encoder_kv is not None:
-      prefix = prefixes.prefix(
-        injection.encoder_kv,
-        injection.encoder_kv_mask,
-        x_BTH.shape[0],
-        segments_BT,
-        self.config,
-      )
+      x_BTH = inject.fill(x_BTH, slots.vectors, index_BT, segments_BT)
+      if slots.mask is not None:
+        mask_BT &= inject.visible(slots.mask, index_BT, segments_BT)
+    B = x_BTH.shape[0]
+    prefix = self._prefix(injection.get("encoder.kv"), B, segments_BT)
+    changed = self._changes(injection, "encoder", B, segments_BT)
     encoded_BTH = self._apply(
-      params, "encode", x_BTH, mask_BT, segments_BT, prefix, key=key
+      params, "encode", x_BTH, mask_BT, segments_BT, prefix, changed, key=key
     )
     return encoded_BTH, mask_BT
+
+  def _prefix(self, held: Any, B: int, segments_BT: Any = None) -> Any:
+    if held is None:
+      return None
+    vectors = held.vectors, held.mask
+    return prefixes.prefix(*vectors, B, segments_BT, self.config)
+
+  def _changes(self, injection: Injection | None, stack: str, *rows: Any) -> Any:
+    inputs = {name: tables.inputs for name, tables in self.spec.places.items()}
+    return changes.of(injection, stack, inputs, *rows)
 
   def states(
     self,
@@ -169,14 +211,13 @@ class T5:
     """The decoder's states at every target position (`decoder_inputs` are shifted)."""
     x_BUH = self.embed(params, batch["decoder_inputs"])
     segments_BU = batch.get("decoder_segment_ids")
-    if injection is not None and injection.decoder_input is not None:
+    segments_BT = batch.get("segment_ids")
+    injection = injection or Injection()
+    slots = injection.get("decoder.input")
+    if slots is not None:
       index_BU = batch["decoder_prompt_index"]
-      x_BUH = inject.fill(x_BUH, injection.decoder_input, index_BU, segments_BU)
-    prefix = None
-    if injection is not None and injection.decoder_kv is not None:
-      prefix = prefixes.prefix(
-        injection.decoder_kv, None, x_BUH.shape[0], segments_BU, self.config
-      )
+      x_BUH = inject.fill(x_BUH, slots.vectors, index_BU, segments_BU)
+    B = x_BUH.shape[0]
     return self._apply(
       params,
       "decode",
@@ -184,8 +225,10 @@ class T5:
       encoded_BTH,
       encoder_mask_BT,
       segments_BU,
-      batch.get("segment_ids"),
-      prefix,
+      segments_BT,
+      self._prefix(injection.get("decoder.kv"), B, segments_BU),
+      self._prefix(injection.get("cross.kv"), B, segments_BU),
+      self._changes(injection, "decoder", B, segments_BU, segments_BT),
       key=key,
     )
 
@@ -199,45 +242,75 @@ class T5:
     """float32 logits of the decoder's states."""
     return self._apply(params, "logits", states).astype(jnp.float32)
 
-  def start(
+  def prefill(
     self,
     params: Params,
     encoded_BTH: Float[Array, "B T H"],
-    length: int,
+    mask_BT: Bool[Array, "B T"],
+    room: int,
     injection: Injection | None = None,
-  ) -> tuple[Any, Cache, int]:
-    """What decoding starts from.
+  ) -> tuple[Float[Array, "B V"], Any, Cache]:
+    """What decoding starts from: the prompt and the start token are read.
+
+    Args:
+      params: the weights. encoded_BTH, mask_BT: of `encode`.
+      room: tokens that will be fed back. injection: what the prompt asks for, or None.
 
     Returns:
-      cross-attention keys and values, made once; a cache with `length` free places;
-      the first of these, behind the keys and values that the prompt supplies.
+      Logits of the first token; what all later steps read (`extend`'s `memory`); and
+      the cache that they hand on, whose rows lie along `cache_axis`.
     """
-    cross = self._apply(params, "cross", encoded_BTH)
+    injection = injection or Injection()
     config, B = self.config, encoded_BTH.shape[0]
-    depth, first = config.num_decoder_layers, 0
-    shape = (depth, B, length, config.num_heads, config.head_dim)
-    cache = (jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-    if injection is not None and injection.decoder_kv is not None:
-      first = injection.decoder_kv.shape[-2]
-      own = prefixes.stacked(injection.decoder_kv, B, config)
+    changed = self._changes(injection, "decoder", B)
+    across = self._prefix(injection.get("cross.kv"), B)
+    cross = self._apply(params, "cross", encoded_BTH, across, changed)
+    if across is not None:
+      allowed_BP = jnp.broadcast_to(across.allowed[:, 0, 0], (B, across.length))
+      mask_BT = jnp.concatenate([allowed_BP, mask_BT], axis=1)
+    start_BUH = self.embed(params, jnp.full((B, 1), START))
+    slots = injection.get("decoder.input")
+    if slots is not None:
+      rows = jnp.broadcast_to(slots.vectors, (B, *slots.vectors.shape[1:]))
+      start_BUH = jnp.concatenate([rows.astype(start_BUH.dtype), start_BUH], axis=1)
+    U, own, first = start_BUH.shape[1], injection.get("decoder.kv"), 0
+    shape = config.num_decoder_layers, B, U + room, config.num_heads, config.head_dim
+    cache = jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+    if own is not None:
+      first = own.vectors.shape[-2]
+      before = prefixes.stacked(own.vectors, B, config)
       cache = tuple(
         jnp.concatenate([x.astype(config.dtype), free], axis=2)
-        for x, free in zip(own, cache, strict=True)
+        for x, free in zip(before, cache, strict=True)
       )
-    return cross, prefixes.per_layer(cache, config), first
+    cache = prefixes.per_layer(cache, config)
+    memory = Memory(cross, mask_BT, changed, first + U)
+    logits_BV, cache = self._step(params, start_BUH, memory, cache, jnp.int32(first))
+    return logits_BV, memory, cache
 
-  def step(
+  def extend(
     self,
     params: Params,
-    embeddings_BUH: Float[Array, "B U H"],
-    cross: Any,
+    ids_B: Int[Array, " B"],
+    memory: "Memory",
     cache: Cache,
     index: Int[Array, ""],
-    encoder_mask_BT: Bool[Array, "B T"],
   ) -> tuple[Float[Array, "B V"], Cache]:
-    """Logits after the last of the next U embeddings, and the cache with them."""
+    """Logits after the token at place `index` (from 0), and the cache with it."""
+    x_BUH = self.embed(params, ids_B)[:, None]
+    return self._step(params, x_BUH, memory, cache, memory.opening + index)
+
+  def _step(
+    self,
+    params: Params,
+    x_BUH: Float[Array, "B U H"],
+    memory: "Memory",
+    cache: Cache,
+    index: Int[Array, ""],
+  ) -> tuple[Float[Array, "B V"], Cache]:
+    rest = memory.mask, memory.changes
     states_BUH, cache = self._apply(
-      params, "step", embeddings_BUH, cross, cache, index, encoder_mask_BT
+      params, "step", x_BUH, memory.cross, cache, index, *rest
     )
     return self.logits(params, states_BUH[:, -1]), cache
 

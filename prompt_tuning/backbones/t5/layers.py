@@ -14,6 +14,7 @@ from flax.linen import partitioning
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning.backbones.t5 import int8
+from prompt_tuning.backbones.t5.changes import Changes, changed
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import partition
 
@@ -109,23 +110,29 @@ class FeedForward(nn.Module):
   config: T5Config
 
   @nn.compact
-  def __call__(self, x_BTH: Float[Array, "B T H"], train: bool) -> Array:
-    config = self.config
+  def __call__(
+    self, x_BTH: Float[Array, "B T H"], train: bool, changes: Changes | None = None
+  ) -> Array:
+    config, changes = self.config, changes or {}
     activations = config.mlp_activations
     product = None
     for i, name in enumerate(activations):
       label = "wi" if len(activations) == 1 else f"wi_{i}"
       axes = "embed", "mlp"
       dense = Dense(config.emb_dim, config.mlp_dim, axes, config.dtype, name=label)
-      branch_BTF = partition.placed(dense(x_BTH), "batch", "length", "mlp")
+      # The last of them is "up": the only one, or the one beside the gate.
+      inner = "mlp.up" if i + 1 == len(activations) else "mlp.gate"
+      branch_BTF = changed(x_BTH, dense(x_BTH), changes.get(inner))
+      branch_BTF = partition.placed(branch_BTF, "batch", "length", "mlp")
       branch_BTF = _ACTIVATIONS[name](branch_BTF)
       product = branch_BTF if product is None else product * branch_BTF
     product = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
       product, deterministic=not train
     )
+    product = changed(product, product, changes.get("mlp.hidden"))
     axes = "mlp", "embed"
     out = Dense(config.mlp_dim, config.emb_dim, axes, config.dtype, name="wo")
-    return out(product)
+    return changed(product, out(product), changes.get("mlp.down"))
 
 
 _ACTIVATIONS = {

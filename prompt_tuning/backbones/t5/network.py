@@ -5,7 +5,7 @@ unrolled (`layers_0` ...) or scanned (one `layers` branch with a leading layer a
 both give the same logits.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ from prompt_tuning.backbones.t5.attention import (
   mask_bias,
   pairs,
 )
+from prompt_tuning.backbones.t5.changes import Changes
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.layers import Dense, Embedder, FeedForward, RMSNorm
 from prompt_tuning.backbones.t5.prefix import KeysValues, Prefix, joined, places
@@ -41,18 +42,37 @@ class EncoderLayer(nn.Module):
   def __call__(
     self,
     x_BTH: Float[Array, "B T H"],
-    prefix: KeysValues | None,
+    per_layer: tuple[KeysValues | None, Changes | None],
     bias: Float[Array, "#B N T X"],
   ) -> tuple[Float[Array, "B T H"], None]:
     config, train = self.config, self.train
+    prefix, changes = per_layer
     drop = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
     attention = Attention(config, name="attention")
     y = RMSNorm(config.dtype, name="pre_attention_layer_norm")(x_BTH)
-    y = attention(y, joined(prefix, attention.keys_values(y)), bias, train)
+    keys_values = joined(prefix, attention.keys_values(y, changes))
+    y = attention(y, keys_values, bias, train, changes)
     x_BTH += drop(y, deterministic=not train)
     y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BTH)
-    y = FeedForward(config, name="mlp")(y, train)
+    y = FeedForward(config, name="mlp")(y, train, changes)
     return _placed(x_BTH + drop(y, deterministic=not train)), None
+
+
+class PerLayer(NamedTuple):
+  """What a layer of the decoder gets of its own; in a scan, with a leading axis.
+
+  Attributes:
+    cross: keys and values of cross-attention made before, else None.
+    cache: of earlier keys and values, else None.
+    prefix, cross_prefix: keys and values in front of those of the tokens, or None.
+    changes: see `changes`.
+  """
+
+  cross: KeysValues | None = None
+  cache: KeysValues | None = None
+  prefix: KeysValues | None = None
+  cross_prefix: KeysValues | None = None
+  changes: Changes | None = None
 
 
 class DecoderLayer(nn.Module):
@@ -70,27 +90,31 @@ class DecoderLayer(nn.Module):
     self.pre_self_attention_layer_norm = RMSNorm(config.dtype)
     self.self_attention = Attention(config)
     self.pre_cross_attention_layer_norm = RMSNorm(config.dtype)
-    self.encoder_decoder_attention = Attention(config)
+    self.encoder_decoder_attention = Attention(config, "cross")
     self.pre_mlp_layer_norm = RMSNorm(config.dtype)
     self.mlp = FeedForward(config)
     self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
-  def cross(self, carry: None, _: None, encoded_BTH: Array) -> tuple[None, KeysValues]:
+  def cross(
+    self, carry: None, per_layer: Any, encoded_BTH: Array
+  ) -> tuple[None, KeysValues]:
     """Keys and values that this layer's cross-attention reads."""
-    return carry, self.encoder_decoder_attention.keys_values(encoded_BTH)
+    prefix, changes = per_layer
+    made = self.encoder_decoder_attention.keys_values(encoded_BTH, changes)
+    return carry, joined(prefix, made)
 
   def __call__(
     self,
     x_BUH: Float[Array, "B U H"],
-    per_layer: tuple[KeysValues | None, KeysValues | None, KeysValues | None],
+    per_layer: "PerLayer",
     self_bias: Float[Array, "#B N U X"],
     cross_bias: Float[Array, "B 1 #U T"],
     encoded_BTH: Float[Array, "B T H"] | None,
     index: Int[Array, ""] | None,
   ) -> tuple[Float[Array, "B U H"], KeysValues | None]:
-    cross, cache, prefix = per_layer
+    cross, cache, prefix, cross_prefix, changes = per_layer
     y = self.pre_self_attention_layer_norm(x_BUH)
-    keys_values = joined(prefix, self.self_attention.keys_values(y))
+    keys_values = joined(prefix, self.self_attention.keys_values(y, changes))
     if cache is not None:
       keys_values = cache = jax.tree.map(
         lambda old, new: jax.lax.dynamic_update_slice_in_dim(
@@ -99,18 +123,25 @@ class DecoderLayer(nn.Module):
         cache,
         keys_values,
       )
-    y = self.self_attention(y, keys_values, self_bias, self.train)
+    y = self.self_attention(y, keys_values, self_bias, self.train, changes)
     x_BUH += self.dropout(y, deterministic=not self.train)
     y = self.pre_cross_attention_layer_norm(x_BUH)
     attention = self.encoder_decoder_attention
     if cross is None:
-      y = attention.read(y, encoded_BTH, cross_bias, self.train)
+      extra = _of_cross(changes), cross_prefix
+      y = attention.read(y, encoded_BTH, cross_bias, self.train, *extra)
     else:
-      y = attention(y, cross, cross_bias, self.train)
+      y = attention(y, cross, cross_bias, self.train, changes)
     x_BUH += self.dropout(y, deterministic=not self.train)
-    y = self.mlp(self.pre_mlp_layer_norm(x_BUH), self.train)
+    y = self.mlp(self.pre_mlp_layer_norm(x_BUH), self.train, changes)
     x_BUH += self.dropout(y, deterministic=not self.train)
     return _placed(x_BUH), cache
+
+
+def _of_cross(changes: Changes | None) -> Changes | None:
+  """The changes that cross-attention obeys, if there are any."""
+  found = {k: v for k, v in (changes or {}).items() if k.startswith("cross.")}
+  return found or None
 
 
 def _layers(cls: type[nn.Module], config: T5Config, count: int, train: bool) -> Any:
@@ -144,7 +175,8 @@ class Stack(nn.Module):
       return self._scan(block, len(shared))(self.layers, x, per_layer, *shared)
     outputs = []
     for i, layer in enumerate(self.layers):
-      x, output = block(layer, x, per_layer and per_layer[i], *shared)
+      own = tuple(_at(part, i) for part in per_layer)
+      x, output = block(layer, x, own, *shared)
       outputs.append(output)
     return x, outputs
 
@@ -152,9 +184,7 @@ class Stack(nn.Module):
     """The bias with that of a prefix's slots in front."""
     slots_P = jnp.arange(prefix.allowed.shape[-1]) % prefix.length - prefix.length
     slots = self.relpos_bias(places_BT, slots_P) + mask_bias(prefix.allowed)
-    shape = jnp.broadcast_shapes(slots.shape[:-1], bias.shape[:-1])
-    both = [jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (slots, bias)]
-    return jnp.concatenate(both, axis=-1)
+    return _behind(slots, bias)
 
   def fitted(self, bias: Array, x_BQH: Array) -> Array:
     """The bias as attention takes it, made once for all layers."""
@@ -174,8 +204,28 @@ class Stack(nn.Module):
     )
 
 
+def _at(part: Any, layer: int) -> Any:
+  """One layer's entry of a list, or of arrays with a leading layer axis."""
+  if part is None or isinstance(part, list):
+    return part and part[layer]
+  return jax.tree.map(lambda x: x[layer], part)
+
+
 def _run_layer(layer: nn.Module, *args: Any) -> tuple[Any, Any]:
   return layer(*args)
+
+
+def _in_front(prefix: Prefix | None, bias: Array) -> Array:
+  """The bias of cross-attention with that of a prefix's slots; it knows no places."""
+  if prefix is None:
+    return bias
+  return _behind(mask_bias(prefix.allowed), bias)
+
+
+def _behind(slots: Array, bias: Array) -> Array:
+  shape = jnp.broadcast_shapes(slots.shape[:-1], bias.shape[:-1])
+  both = [jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (slots, bias)]
+  return jnp.concatenate(both, axis=-1)
 
 
 class Encoder(Stack):
@@ -198,6 +248,7 @@ class Encoder(Stack):
     mask_BT: Bool[Array, "B T"],
     segments_BT: Int[Array, "B T"] | None = None,
     prefix: Prefix | None = None,
+    changes: Changes | None = None,
   ) -> Float[Array, "B T H"]:
     x_BTH = _placed(x_BTH.astype(self.config.dtype))
     T = x_BTH.shape[1]
@@ -209,7 +260,7 @@ class Encoder(Stack):
       layers = prefix.layers
     x_BTH = self.dropout(x_BTH, deterministic=not self.train)
     bias = self.fitted(bias, x_BTH)
-    x_BTH, _ = self.walk(_run_layer, x_BTH, layers, bias)
+    x_BTH, _ = self.walk(_run_layer, x_BTH, (layers, changes or None), bias)
     x_BTH = self.encoder_norm(x_BTH)
     return self.dropout(x_BTH, deterministic=not self.train)
 
@@ -231,9 +282,15 @@ class Decoder(Stack):
       axes = "embed", "vocab"
       self.logits_dense = Dense(config.emb_dim, config.vocab_size, axes, "float32")
 
-  def cross(self, encoded_BTH: Float[Array, "B T H"]) -> Any:
+  def cross(
+    self,
+    encoded_BTH: Float[Array, "B T H"],
+    prefix: Prefix | None = None,
+    changes: Changes | None = None,
+  ) -> Any:
     """Keys and values of every layer's cross-attention, made once for decoding."""
-    return self.walk(DecoderLayer.cross, None, None, encoded_BTH)[1]
+    per_layer = (prefix and prefix.layers, changes or None)
+    return self.walk(DecoderLayer.cross, None, per_layer, encoded_BTH)[1]
 
   def __call__(
     self,
@@ -243,6 +300,8 @@ class Decoder(Stack):
     segments_BU: Int[Array, "B U"] | None = None,
     encoder_segments_BT: Int[Array, "B T"] | None = None,
     prefix: Prefix | None = None,
+    cross_prefix: Prefix | None = None,
+    changes: Changes | None = None,
   ) -> Float[Array, "B U H"]:
     """Normed states of whole targets, each position seeing those before it."""
     U = x_BUH.shape[1]
@@ -257,7 +316,12 @@ class Decoder(Stack):
     cross_bias = mask_bias(
       pairs(None, encoder_mask_BT, segments_BU, encoder_segments_BT)
     )
-    per_layer = (None, None, layers)
+    cross_bias = _in_front(cross_prefix, cross_bias)
+    per_layer = PerLayer(
+      prefix=layers,
+      cross_prefix=cross_prefix and cross_prefix.layers,
+      changes=changes or None,
+    )
     return self._run(x_BUH, per_layer, bias, cross_bias, encoded_BTH, None)[0]
 
   def step(
@@ -267,24 +331,25 @@ class Decoder(Stack):
     cache: Any,
     index: Int[Array, ""],
     encoder_mask_BT: Bool[Array, "B T"],
+    changes: Changes | None = None,
   ) -> tuple[Float[Array, "B U H"], Any]:
-    """Normed states of the next U tokens, the first at position `index`."""
+    """Normed states of the next U tokens, the first at position `index`.
+
+    The mask covers the keys of `cross`, those of a prefix included.
+    """
     leaf = jax.tree.leaves(cache)[0]
     keys_X = jnp.arange(leaf.shape[-3])
     queries_U = index + jnp.arange(x_BUH.shape[1])
     bias = self.relpos_bias(queries_U[None], keys_X)
     bias = bias + mask_bias(queries_U[:, None] >= keys_X[None, :])[None, None]
     cross_bias = mask_bias(encoder_mask_BT)[:, None, None, :]
-    return self._run(x_BUH, (cross, cache, None), bias, cross_bias, None, index)
+    per_layer = PerLayer(cross, cache, changes=changes or None)
+    return self._run(x_BUH, per_layer, bias, cross_bias, None, index)
 
   def _run(self, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index):
     x_BUH = _placed(x_BUH.astype(self.config.dtype))
     x_BUH = self.dropout(x_BUH, deterministic=not self.train)
     bias, cross_bias = (self.fitted(one, x_BUH) for one in (bias, cross_bias))
-    if not self.config.scan_layers:
-      per_layer = [
-        tuple(part and part[i] for part in per_layer) for i in range(self.depth)
-      ]
     x_BUH, cache = self.walk(
       _run_layer, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index
     )
@@ -319,8 +384,8 @@ class Transformer(nn.Module):
   def decode(self, *args: Any) -> Float[Array, "B U H"]:
     return self.decoder(*args)
 
-  def cross(self, encoded_BTH: Array) -> Any:
-    return self.decoder.cross(encoded_BTH)
+  def cross(self, *args: Any) -> Any:
+    return self.decoder.cross(*args)
 
   def step(self, *args: Any) -> tuple[Array, Any]:
     return self.decoder.step(*args)

@@ -11,10 +11,10 @@ from typing import Any
 from flax.core import FrozenDict, freeze, unfreeze
 from flax.linen import partitioning
 
+from prompt_tuning.core.places import At
 from prompt_tuning.core.prompt import Prompt
 from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.parameterisers.dense import Dense
-from prompt_tuning.sites.inputs import EncoderInput
 
 # Ours is [1 P H]: one table.
 OURS, TABLE = "prompt/parameterise/prompt", "encoder/prompt/prompt/prompt"
@@ -26,7 +26,7 @@ def is_table(prompt: Any) -> bool:
   return (
     type(prompt) is Prompt
     and type(prompt.parameterise) is Dense
-    and type(prompt.site) is EncoderInput
+    and prompt.at == At("encoder.input")
     and not prompt.transforms
   )
 
