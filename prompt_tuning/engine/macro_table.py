@@ -1,12 +1,17 @@
 """Every macro of the library's gin files: what it may be, and what it does.
 
 A new macro is one row of `TABLE`: its kind (see `engine.kinds`), its meaning, and
-where the kind cannot say it, the fix. Defaults stand in the gin files alone.
+where the kind cannot say it, the fix. Defaults stand in the gin files alone. A macro
+that one method brings is no row here but a line in the head of its gin file:
+
+  # RANK: a whole number from 1; ranks of each change.
 """
 
 import dataclasses
+import re
 from typing import Any
 
+from prompt_tuning.engine import library
 from prompt_tuning.engine.kinds import (
   Kind,
   Made,
@@ -242,3 +247,40 @@ TABLE: dict[str, Row] = {
     "what of a T5X checkpoint is left out",
   ),
 }
+
+# What a line of a method's head may say that its macro is.
+STATED: dict[str, Kind] = {
+  "a whole number from 0": whole(0),
+  "a whole number from 1": whole(1),
+  "a number": number(),
+  "a number from 0": number(low=0),
+  "a number above 0": number(above=0),
+  "a share below 1": _share,
+  "True or False": flag(),
+  "a text": text(),
+  "texts": texts('["a", "b"]'),
+  "a path": path(),
+}
+
+
+def stated() -> dict[str, Row]:
+  """Rows that the heads of the library's methods state.
+
+  Raises:
+    ValueError: for a kind that is none of `STATED`.
+  """
+  found = {}
+  for name, source in library.texts().items():
+    if not name.startswith("gin/methods/"):
+      continue
+    for macro, kind, meaning in _LINE.findall(source):
+      if kind not in STATED:
+        raise ValueError(
+          f"{name} says that {macro} is {kind!r}; say one of {list(STATED)}."
+        )
+      found[macro] = Row(STATED[kind], meaning)
+  return found
+
+
+_LINE = re.compile(r"^# ([A-Z][A-Z0-9_]+): ([^;\n]+); (.+?)\.?$", re.MULTILINE)
+TABLE |= stated()
