@@ -10,6 +10,8 @@ import importlib
 import math
 import re
 import sys
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,6 +115,11 @@ def _built(data: Mapping[str, Any], depth: int) -> Any:
         fields[name] = None
     elif _required(field) and name not in fields:
       raise ValueError(f"card.json gives {data['class']} no {name!r}.")
+    elif name in fields and not _fits(fields[name], field.type):
+      raise ValueError(
+        f"card.json gives {data['class']} the {name} {fields[name]!r}, which is no "
+        f"{getattr(field.type, '__name__', field.type)}."
+      )
   try:
     return cls(**fields)
   except (TypeError, AttributeError) as error:
@@ -124,6 +131,26 @@ def _required(field: dataclasses.Field) -> bool:
     field.default is dataclasses.MISSING
     and field.default_factory is dataclasses.MISSING
   )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+  """Whether a value is of an annotated type, as far as types say anything of it."""
+  origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+  if kind is Any or isinstance(kind, str):
+    return True
+  if origin in (types.UnionType, typing.Union):
+    return any(_fits(value, one) for one in arguments)
+  if origin in (Sequence, list, tuple):
+    inner = [one for one in arguments if one is not Ellipsis]
+    return isinstance(value, tuple) and all(_fits(x, inner[0]) for x in value)
+  if origin is Mapping or origin is dict:
+    values = value.values() if isinstance(value, Mapping) else [None]
+    return isinstance(value, Mapping) and all(_fits(x, arguments[1]) for x in values)
+  if kind is float:
+    return type(value) in (int, float)
+  if kind in (int, bool, str, type(None)):
+    return type(value) is (type(None) if kind is None else kind)
+  return isinstance(value, kind) if isinstance(kind, type) else True
 
 
 def word(path: Any) -> type:
