@@ -81,11 +81,12 @@ def weight(
   if module.is_initializing():
     return module.param(name, initializer, shape, spec)
   value = module.get_variable("params", name)
-  if value is None or value.shape != shape:
+  # A branch may stand there, in what is loaded from elsewhere.
+  there = getattr(value, "shape", None)
+  if there != shape:
     raise ValueError(
-      f"`{type(module).__name__}.{name}` must have shape {shape}, got "
-      f"{None if value is None else value.shape}. The parameters belong to another "
-      "method, length or backbone."
+      f"`{type(module).__name__}.{name}` must have shape {shape}, got {there}. The "
+      "parameters belong to another method, length or backbone."
     )
   return value
 
