@@ -22,7 +22,7 @@ from prompt_tuning.data import reading as readings
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.task import split_mark
-from prompt_tuning.engine import conventions, evaluate, product, rows
+from prompt_tuning.engine import conventions, evaluate, identity, product, rows
 from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts
@@ -69,8 +69,9 @@ class Session:
 
   @property
   def digest(self) -> str:
-    """Says which backbone and which prompt these are, numbers included."""
+    """Says which backbone, vocabulary and prompt these are, numbers included."""
     found = hashlib.sha256(str(self.loaded.fingerprint).encode())
+    found.update(identity.words(self.loaded.vocabulary).encode())
     if self.prompt is not None:
       words = [self.prompt.card, repr(self.prompt.module)]
       found.update(json.dumps(words, default=str).encode())
@@ -222,11 +223,19 @@ def open_prompt(
 
 
 def open_session(
-  prompt_dir: str | None, checkpoint: str | None = None, force: bool = False
+  prompt_dir: str | None,
+  checkpoint: str | None = None,
+  force: bool = False,
+  vocabulary: Any = None,
 ) -> Session:
-  """Loads a `prompt/` folder and its backbone (the card's, if none is given)."""
+  """Loads a `prompt/` folder and its backbone (the card's, if none is given).
+
+  Args:
+    prompt_dir, checkpoint: see `open_prompt`. force: see `session`.
+    vocabulary: of the backbone; None takes the one beside it.
+  """
   prompt, checkpoint = open_prompt(prompt_dir, checkpoint)
-  return session(load(checkpoint), prompt, force)
+  return session(load(checkpoint, None, vocabulary), prompt, force)
 
 
 def given_reading(known: Conventions, inputs: str | None) -> readings.Reading | None:

@@ -30,6 +30,7 @@ def evaluate_prompt(
   task: Any,
   prompt_dir: str | None = None,
   initial_checkpoint_path: str | None = None,
+  vocabulary: Any = None,
   split: str = "validation",
   output: Any = None,
   eval_batch_size: int = 64,
@@ -44,6 +45,8 @@ def evaluate_prompt(
     eval_dir: where the files go. task: `data.task.TextTask`.
     prompt_dir: a `prompt/` folder; None evaluates the bare model.
     initial_checkpoint_path: the backbone; None takes the one named in the card.
+    vocabulary: see `interop.vocabulary.located`; None takes the one beside the
+      backbone.
     split: of the task. output: see `outputs/`; None takes the card's.
     eval_batch_size: rows of a batch.
     force: use a prompt that was trained on another backbone.
@@ -55,7 +58,9 @@ def evaluate_prompt(
   place = sharding.over()
   with ended.in_one_line():
     with on_host():
-      session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
+      session = answer.open_session(
+        prompt_dir, initial_checkpoint_path, force, vocabulary
+      )
     for words in conventions.differences(session.known, task):
       logging.warning("The task has %s; the task's own are used.", words)
     if output is None:

@@ -44,6 +44,7 @@ def export(
   prompt: str | None = None,
   checkpoint: str | None = None,
   dtype: str | None = None,
+  vocabulary: Any = None,
   **settings: Any,
 ) -> None:
   """Writes `output`, whole or not at all.
@@ -54,6 +55,7 @@ def export(
     prompt: folder of the prompt; see `interop.prompts.load` for what else it may be.
     checkpoint: backbone; None for the one in the prompt's card.
     dtype: of activations when served; see `api.load_model`.
+    vocabulary: of the backbone, as in `api.load_model`.
     **settings: of what is served; see `interop.serving_settings.Settings`.
 
   Raises:
@@ -68,7 +70,7 @@ def export(
   if to == "huggingface" or (to in T5X and prompt is None):
     if checkpoint is None:
       raise ValueError("`checkpoint` is missing; give the backbone to write.")
-    loaded = load(checkpoint)
+    loaded = load(checkpoint, None, vocabulary)
     if to in T5X:
       T5X[to](output, loaded.backbone, loaded.params)
       return
@@ -84,11 +86,12 @@ def export(
     prompts.write_peft(output, made, checkpoint)
   elif to in T5X:
     prompts.fold(made)
-    loaded = load(_backbone(made, checkpoint))
+    loaded = load(_backbone(made, checkpoint), None, vocabulary)
     made.check(loaded.fingerprint, loaded.backbone.spec.width)
     prompts.write_t5x(output, made, loaded.backbone, loaded.params, T5X[to])
   else:
-    loaded = api.load_model(_backbone(made, checkpoint), dtype).loaded
+    place = _backbone(made, checkpoint)
+    loaded = api.load_model(place, dtype, vocabulary=vocabulary).loaded
     ready = answer.session(loaded, made)
     SERVING[to](output, serving_programs.servable(ready, chosen))
 
@@ -105,6 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--output", required=True)
   parser.add_argument("--prompt")
   parser.add_argument("--checkpoint")
+  parser.add_argument(
+    "--vocabulary", help="tokeniser, where none is beside the backbone"
+  )
   served = parser.add_argument_group("what is served (stablehlo, savedmodel)")
   served.add_argument("--platforms", type=lambda text: text.split(","))
   served.add_argument("--steps", type=int, help="tokens to write at most")

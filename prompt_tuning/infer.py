@@ -53,6 +53,7 @@ def infer(
   output_file: str,
   prompt_dir: str | None = None,
   initial_checkpoint_path: str | None = None,
+  vocabulary: Any = None,
   output: Any = None,
   labels: Sequence[str] | None = None,
   inputs: str | None = None,
@@ -69,7 +70,7 @@ def infer(
     output_file: JSONL with `id` (where there is an id column), `input`, `prediction`
       and scores; a number that is not finite is null. Until it is whole its lines stand
       beside it in `.NAME.partial`.
-    prompt_dir, initial_checkpoint_path, force: as in `prompt_tuning.eval`.
+    prompt_dir, initial_checkpoint_path, vocabulary, force: as in `prompt_tuning.eval`.
     output: see `outputs/`; None takes the card's, or else chooses among labels where
       there are any, or else writes greedily.
     labels: for a choice; None takes those in the prompt's card.
@@ -102,7 +103,7 @@ def infer(
       distributed.by_first(lambda: file.check(input_file))
       place = sharding.over()
       with on_host():
-        session = answer.session(load(checkpoint), prompt, force)
+        session = answer.session(load(checkpoint, None, vocabulary), prompt, force)
       session = dataclasses.replace(session, most_positions=most_positions)
       labels, output = _settings(session, labels, output)
       check_labels(labels, session.loaded.vocabulary)

@@ -74,7 +74,8 @@ def train(
     train_steps: steps in all; 0 evaluates only.
     backbone: architecture; may be None where a checkpoint states it.
     initial_checkpoint_path: weights ("mini", or a folder); None draws them at random.
-    vocabulary: SeqIO vocabulary; None takes the one beside the checkpoint.
+    vocabulary: see `interop.vocabulary.located`; None takes the one beside the
+      checkpoint.
     prompt: `core.prompt.Prompt`, or None. prompt_place: see `data.features`.
     truncate: cut examples that are too long instead of refusing them.
     output: see `outputs/`; None evaluates the loss alone.
