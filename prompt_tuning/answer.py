@@ -34,6 +34,8 @@ from prompt_tuning.outputs.text import Greedy
 ROWS = 64
 # Tokens of an answer in words where neither the caller nor the card says how many.
 STEPS = 32
+# Of the first record of a file, with room for a text of any length.
+_MOST_LINE = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,6 +279,20 @@ def finite(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def are_records(path: Any) -> bool:
+  """Whether a file holds answers that this library wrote, or nothing."""
+  with files.at(path).open("rb") as file:
+    line = file.readline(_MOST_LINE)
+  if not line:
+    return True
+  try:
+    found = json.loads(line)
+  except (ValueError, RecursionError):
+    return False
+  return isinstance(found, dict) and {"input", "prediction"} <= found.keys()
+
+
 def write_lines(path: Any, records: Iterable[Mapping[str, Any]]) -> None:
-  """Writes JSONL, whole or not at all."""
-  files.write_text(path, "".join(json_line(record) + "\n" for record in records))
+  """Writes JSONL, whole or not at all, and never over what are no answers."""
+  text = "".join(json_line(record) + "\n" for record in records)
+  files.write_text(path, text, are_records)

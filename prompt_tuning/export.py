@@ -15,11 +15,18 @@ whatever its kind, as programs that answer. `--checkpoint` names another backbon
 the one in the prompt's card.
 """
 
+if __name__ == "__main__":
+  # Before anything slow is imported.
+  from prompt_tuning.engine import early
+
+  early.catch()
+
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer, api
+from prompt_tuning.engine import ended
 from prompt_tuning.engine.flags import Parser
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import (
@@ -123,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   given = {name: value for name, value in vars(args).items() if value is not None}
   try:
-    export(**given)
+    with ended.in_one_line():
+      export(**given)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(1) from error

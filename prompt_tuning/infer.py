@@ -11,9 +11,10 @@ with what a killed one left.
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import huge_pages
+  from prompt_tuning.engine import early, huge_pages
 
   huge_pages.ask("prompt_tuning.infer")
+  early.catch()
 
 import contextlib
 import dataclasses
@@ -69,7 +70,7 @@ def infer(
     input_file: a table (.tsv, .csv, .jsonl, plain or .gz), or one input a line.
     output_file: JSONL with `id` (where there is an id column), `input`, `prediction`
       and scores; a number that is not finite is null. Until it is whole its lines stand
-      beside it in `.NAME.partial`.
+      beside it in `.NAME.partial`. It replaces answers of before, and no other file.
     prompt_dir, initial_checkpoint_path, vocabulary, force: as in `prompt_tuning.eval`.
     output: see `outputs/`; None takes the card's, or else chooses among labels where
       there are any, or else writes greedily.
@@ -90,7 +91,7 @@ def infer(
   _check_count("EVAL_BATCH_SIZE", eval_batch_size)
   if most_positions is not None:
     _check_count("MOST_POSITIONS", most_positions)
-  file = partial.Partial("OUTPUT_FILE", output_file)
+  file = partial.Partial("OUTPUT_FILE", output_file, answer.are_records)
   try:
     with ended.on_signals():
       prompt, checkpoint = answer.open_prompt(prompt_dir, initial_checkpoint_path)

@@ -2,8 +2,10 @@
 
 import json
 import os
-import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 
 import process_tools
 import pytest
@@ -108,3 +110,91 @@ def test_a_run_goes_on_with_its_vocabulary_from_another_place(work, tmp_path, ca
     files=[f"{work}/recipe.gin"],
   )
   assert "finished at step 2" in capsys.readouterr().out
+
+
+# ---- files of others
+
+FOREIGN = [
+  "my thesis\n",
+  '{"accuracy": 0.5}\n',
+  '{\n  "accuracy": 0.5\n}\n',
+  '[{"loss"',
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_answers_never_replace_what_is_not_ours(
+  content, work, tmp_path, capsys, monkeypatch
+):
+  def nothing(*args, **kwargs):
+    pytest.fail("this should have been refused before weights were read")
+
+  given = f"VOCABULARY='{work}/words.model'"
+  for name in ("metrics-validation.json", "predictions-validation.jsonl"):
+    path = tmp_path / name.partition(".")[0] / name
+    path.parent.mkdir()
+    path.write_text(content)
+    with monkeypatch.context() as patch:
+      patch.setattr(eval_verb.answer, "load", nothing)
+      patch.setattr(infer, "load", nothing)
+      assert name in refused(capsys, evaluate, work, path.parent, given)
+      assert "this library wrote it" in refused(capsys, answers, work, path, given)
+    assert path.read_text() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_answers_of_before_are_replaced(work, tmp_path):
+  given = f"VOCABULARY='{work}/words.model'"
+  path = tmp_path / "answers.jsonl"
+  path.touch()  # as mktemp does
+  first = evaluate(work, tmp_path, given), answers(work, path, given)
+  assert (evaluate(work, tmp_path, given), answers(work, path, given)) == first
+  lines = (tmp_path / "predictions-validation.jsonl").read_text().splitlines()
+  assert len(lines) == process_tools.VALIDATION
+  assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(work, tmp_path, capsys):
+  (tmp_path / "file").touch()
+  line = refused(capsys, evaluate, work, tmp_path / "file" / "eval")
+  assert "`EVAL_DIR` is" in line and "cannot be written: Not a directory" in line
+
+
+# ---- early ends
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "infer", "export", "precompile"])
+def test_ctrl_c_while_a_verb_starts_is_a_line(name, root):
+  # Interrupted by itself, as soon as something slow is imported.
+  code = (
+    "import os, runpy, signal, sys\n"
+    "class Slow:\n"
+    "  def find_spec(self, name, *rest):\n"
+    "    if name == 'jax': os.kill(os.getpid(), signal.SIGINT)\n"
+    "sys.meta_path.insert(0, Slow())\n"
+    f"runpy.run_module('prompt_tuning.{name}', run_name='__main__')\n"
+  )
+  environment = {**os.environ, "PYTHONPATH": str(root)}
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 130
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("Told to end")
+
+
+def test_ctrl_c_leaves_no_half_of_an_export(tmp_path, capsys, monkeypatch):
+  def interrupted(*args):
+    os.kill(os.getpid(), signal.SIGINT)
+
+  monkeypatch.setattr(export.huggingface.shards, "save", interrupted)
+  flags = ["--to=huggingface", "--checkpoint=mini", f"--output={tmp_path}/model"]
+  with pytest.raises(SystemExit) as stop:
+    export.main(flags)
+  assert stop.value.code == 130
+  assert capsys.readouterr().out == "Told to end (SIGINT). Nothing was written.\n"
+  assert list(tmp_path.iterdir()) == []

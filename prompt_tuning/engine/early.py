@@ -11,11 +11,15 @@ EXIT_CODE = 130
 
 
 def catch() -> None:
-  """Ends this process at once on Ctrl-C; `engine.interrupt` takes over from it."""
+  """Ends this process at once on Ctrl-C.
+
+  `engine.interrupt` and `engine.ended` take over where there is something to bring to
+  an end.
+  """
   if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, _end)
 
 
 def _end(number: int, frame: object) -> None:
-  os.write(2, b"Told to end before training began or after it ended.\n")
+  os.write(2, b"Told to end before the work began or after it ended.\n")
   os._exit(EXIT_CODE)

@@ -50,8 +50,11 @@ def on_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_one_line() -> Iterator[None]:
+def in_one_line(left: str = "Nothing was written.") -> Iterator[None]:
   """Ends the process with a line where one of `SIGNALS` comes.
+
+  Args:
+    left: what there is then, in words.
 
   Raises:
     SystemExit: with the code that goes with the signal.
@@ -60,7 +63,7 @@ def in_one_line() -> Iterator[None]:
     with on_signals():
       yield
   except EndedError as error:
-    say(f"{error} Nothing was written.")
+    say(f"{error} {left}")
     raise SystemExit(error.code) from error
 
 
