@@ -7,10 +7,9 @@
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import early, huge_pages
+  from prompt_tuning.engine import early
 
-  huge_pages.ask("prompt_tuning.eval")
-  early.catch()
+  early.begin("prompt_tuning.eval")
 
 import json
 import logging

@@ -19,7 +19,7 @@ if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
 
-  early.catch()
+  early.begin()
 
 import sys
 from collections.abc import Sequence

@@ -11,10 +11,9 @@ with what a killed one left.
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import early, huge_pages
+  from prompt_tuning.engine import early
 
-  huge_pages.ask("prompt_tuning.infer")
-  early.catch()
+  early.begin("prompt_tuning.infer")
 
 import contextlib
 import dataclasses

@@ -13,7 +13,7 @@ if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
 
-  early.catch()
+  early.begin()
 
 import dataclasses
 import json

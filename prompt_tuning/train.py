@@ -5,10 +5,9 @@ python -m prompt_tuning.train --gin_file=configs/... --gin.MODEL_DIR="'runs/name
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import early, huge_pages
+  from prompt_tuning.engine import early
 
-  huge_pages.ask("prompt_tuning.train")
-  early.catch()
+  early.begin("prompt_tuning.train")
 
 from collections.abc import Mapping, Sequence
 from typing import Any

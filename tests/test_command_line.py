@@ -198,3 +198,22 @@ def test_ctrl_c_leaves_no_half_of_an_export(tmp_path, capsys, monkeypatch):
   assert stop.value.code == 130
   assert capsys.readouterr().out == "Told to end (SIGINT). Nothing was written.\n"
   assert list(tmp_path.iterdir()) == []
+
+
+CLOSED = "import os; os.closerange(0, 3); os.execv({0!r}, [{0!r}, '-c', {1!r}])"
+
+
+def test_closed_streams_are_opened_to_nowhere(root, tmp_path):
+  code = (
+    "from prompt_tuning.engine import early\n"
+    "early.begin()\n"
+    f"file = open({str(tmp_path / 'file')!r}, 'w')\n"
+    "import os, sys\n"
+    "print('lost'); print('lost', file=sys.stderr, flush=True)\n"
+    "os.write(1, b'lost'); os.write(2, b'lost')\n"
+    "file.write(f'{file.fileno() > 2} {sys.stdin.read()!r}')\n"
+  )
+  code = CLOSED.format(sys.executable, code)
+  environment = {**os.environ, "PYTHONPATH": str(root)}
+  subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+  assert (tmp_path / "file").read_text() == "True ''"

@@ -8,10 +8,9 @@ as it is, a plain prompt, an instance-conditioned prompt, full fine-tuning.
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import early, huge_pages
+  from prompt_tuning.engine import early
 
-  huge_pages.ask("prompt_tuning.demo")
-  early.catch()
+  early.begin("prompt_tuning.demo")
 
 import json
 import logging
