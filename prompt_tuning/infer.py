@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from prompt_tuning import answer
+from prompt_tuning import answer, arguments
 from prompt_tuning.data import reading
 from prompt_tuning.data.batches import check_labels
 from prompt_tuning.data.reading import Asked
@@ -90,6 +90,8 @@ def infer(
   _check_count("EVAL_BATCH_SIZE", eval_batch_size)
   if most_positions is not None:
     _check_count("MOST_POSITIONS", most_positions)
+  if labels is not None:
+    labels = arguments.labels(labels)
   file = partial.Partial("OUTPUT_FILE", output_file, answer.are_records)
   try:
     with ended.on_signals():

@@ -160,6 +160,19 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(work, tmp_path, capsys)
   assert "`EVAL_DIR` is" in line and "cannot be written: Not a directory" in line
 
 
+def test_a_path_from_home_is_written_out(work, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  line = refused(capsys, answers, work, "~/answers.jsonl")
+  assert "`OUTPUT_FILE` is '~/answers.jsonl'" in line
+  assert f"Give '{os.path.expanduser('~')}/answers.jsonl'" in line
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_to_answer_with_are_different(work, capsys, tmp_path):
+  line = refused(capsys, answers, work, tmp_path / "x.jsonl", "LABELS=['a', 'a']")
+  assert "'a' twice" in line
+
+
 # ---- early ends
 
 

@@ -72,9 +72,9 @@ TABLE: dict[str, Row] = {
   "INITIAL_CHECKPOINT_PATH": Row(optional(path()), "weights that a run starts from"),
   "VOCABULARY": Row(
     optional(
-      text(
-        "a path of a spiece.model or a tokenizer.json, as text in quotes, 'bytes', or "
-        "an object that gin makes, such as @vocabularies.from_file()"
+      path(
+        words="a path of a spiece.model or a tokenizer.json, as text in quotes, "
+        "'bytes', or an object that gin makes, such as @vocabularies.from_file()"
       )
     ),
     "tokeniser of the backbone",
