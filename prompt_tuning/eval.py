@@ -18,6 +18,7 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
+from prompt_tuning.data.batches import check_targets
 from prompt_tuning.engine import config, conventions, distributed, ended, evaluate
 from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
@@ -68,6 +69,7 @@ def evaluate_prompt(
     if output is None:
       output = _card_output(session, task)
     examples = read(task, session.loaded.vocabulary, split)
+    check_targets(examples, session.loaded.vocabulary, split, task.labels)
     scores, lines = _answered(
       session, task, examples, split, output, eval_batch_size, place
     )

@@ -21,11 +21,13 @@ if __name__ == "__main__":
 
   early.begin()
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer, api
+from prompt_tuning.core import files
 from prompt_tuning.engine import ended
 from prompt_tuning.engine.flags import Parser
 from prompt_tuning.engine.product import Product
@@ -85,6 +87,12 @@ def export(
     return
   if prompt is None:
     raise ValueError("`prompt` is missing; give the folder of a trained prompt.")
+  if vocabulary is not None and to in ("numpy", "peft"):
+    raise ValueError(f"`vocabulary` is {vocabulary!r}, but {to!r} writes none.")
+  if _same_folder(output, prompt):
+    raise ValueError(
+      f"`output` is {output!r}, the folder of the prompt that is read. Name another."
+    )
   chosen = serving_settings.Settings(**settings)
   made = prompts.load(prompt)
   if to == "numpy":
@@ -101,6 +109,12 @@ def export(
     loaded = api.load_model(place, dtype, vocabulary=vocabulary).loaded
     ready = answer.session(loaded, made)
     SERVING[to](output, serving_programs.servable(ready, chosen))
+
+
+def _same_folder(one: str, other: str) -> bool:
+  if files.is_remote(one) or files.is_remote(other):
+    return one.rstrip("/") == other.rstrip("/")
+  return os.path.isdir(one) and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _backbone(made: Product, checkpoint: str | None) -> str:

@@ -13,6 +13,7 @@ import pytest
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import export, infer, train
 from prompt_tuning.engine import config
+from prompt_tuning.interop import prompts
 
 RECIPE = process_tools.RECIPE + "TRAIN_STEPS = 2\nEVAL_PERIOD = 0\n"
 
@@ -166,6 +167,27 @@ def test_a_path_from_home_is_written_out(work, capsys, monkeypatch, tmp_path):
   assert "`OUTPUT_FILE` is '~/answers.jsonl'" in line
   assert f"Give '{os.path.expanduser('~')}/answers.jsonl'" in line
   assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_to_compare_with_are_there(work, capsys, tmp_path):
+  given = f"VOCABULARY='{work}/words.model'"
+  line = refused(capsys, evaluate, work, tmp_path / "e", given, "TARGETS=None")
+  assert "is empty" in line and "TARGETS in gin" in line
+  assert not (tmp_path / "e").exists()
+
+
+def test_an_export_never_goes_into_the_prompt_that_it_reads(work, tmp_path, capsys):
+  prompt = shutil.copytree(work / "run" / "prompt", tmp_path / "prompt")
+  flags = [f"--prompt={prompt}", f"--output={tmp_path}/../{tmp_path.name}/prompt/"]
+  before = sorted(prompt.iterdir())
+  for to in ("peft", "t5x", "stablehlo"):
+    line = refused(capsys, export.main, [f"--to={to}", *flags])
+    assert "the folder of the prompt that is read" in line
+  assert sorted(prompt.iterdir()) == before
+  # Whatever else comes to lie there, our own card is what is read.
+  export.main(["--to=peft", flags[0], f"--output={tmp_path}/peft"])
+  shutil.copy(tmp_path / "peft" / "adapter_config.json", prompt)
+  assert prompts.load(prompt).card["task"]["labels"] == ["negative", "positive"]
 
 
 def test_labels_to_answer_with_are_different(work, capsys, tmp_path):
