@@ -156,4 +156,5 @@ def _card_output(session: answer.Session, task: Any) -> Any:
 if __name__ == "__main__":
   from prompt_tuning import eval as verb
 
-  config.run_verb(verb.evaluate_prompt)
+  with ended.at_once():
+    config.run_verb(verb.evaluate_prompt)

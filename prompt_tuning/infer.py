@@ -268,4 +268,5 @@ def _bytes(one: Asked) -> bytes:
 if __name__ == "__main__":
   from prompt_tuning import infer as verb
 
-  config.run_verb(verb.infer)
+  with ended.at_once():
+    config.run_verb(verb.infer)

@@ -186,4 +186,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  with ended.at_once():
+    main()

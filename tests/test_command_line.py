@@ -252,3 +252,23 @@ def test_closed_streams_are_opened_to_nowhere(root, tmp_path):
   environment = {**os.environ, "PYTHONPATH": str(root)}
   subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
   assert (tmp_path / "file").read_text() == "True ''"
+
+
+def test_a_program_told_to_end_is_not_taken_down_piece_by_piece(root):
+  code = (
+    "import atexit, os, signal, sys\n"
+    "from prompt_tuning.engine import ended\n"
+    "atexit.register(os.abort)  # as a thread of XLA does, now and then\n"
+    "with ended.at_once(), ended.in_one_line():\n"
+    "  os.kill(os.getpid(), signal.SIGTERM)\n"
+  )
+  environment = {**os.environ, "PYTHONPATH": str(root)}
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 128 + signal.SIGTERM
+  assert done.stdout == "Told to end (SIGTERM). Nothing was written.\n"

@@ -116,4 +116,5 @@ def demonstrate(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  with ended.at_once():
+    main()

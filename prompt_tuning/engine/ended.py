@@ -67,6 +67,24 @@ def in_one_line(left: str = "Nothing was written.") -> Iterator[None]:
     raise SystemExit(error.code) from error
 
 
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+  """Ends a program that was told to end without taking it down piece by piece.
+
+  Devices may still compute what nobody waits for any more; Python would take away what
+  they work on, and the process end in a segmentation fault.
+  """
+  try:
+    yield
+  except SystemExit as stop:
+    if not isinstance(stop.__cause__, EndedError):
+      raise
+    for stream in (sys.stdout, sys.stderr):
+      with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    os._exit(stop.__cause__.code)
+
+
 def say(text: str, stream: Any = None) -> None:
   """Prints a line; that nobody reads any more is no reason to fail."""
   stream = stream or sys.stdout
