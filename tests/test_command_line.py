@@ -172,7 +172,7 @@ def test_a_path_from_home_is_written_out(work, capsys, monkeypatch, tmp_path):
 def test_targets_to_compare_with_are_there(work, capsys, tmp_path):
   given = f"VOCABULARY='{work}/words.model'"
   line = refused(capsys, evaluate, work, tmp_path / "e", given, "TARGETS=None")
-  assert "is empty" in line and "TARGETS in gin" in line
+  assert "is empty" in line and "(`TARGETS` says which column)" in line
   assert not (tmp_path / "e").exists()
 
 
@@ -272,3 +272,16 @@ def test_a_program_told_to_end_is_not_taken_down_piece_by_piece(root):
   )
   assert done.returncode == 128 + signal.SIGTERM
   assert done.stdout == "Told to end (SIGTERM). Nothing was written.\n"
+
+
+def test_a_message_speaks_of_macros(work):
+  files = ["gin/train.gin", f"{work}/task.gin", "gin/methods/prompt_tuning.gin"]
+  config.parse(files, ["PROMPT_LENGTH = 2", "MODEL_DIR = 'x'"])
+  said = {
+    "`Files.label_map` has": "`LABEL_MAP` has",
+    "set `Files.quoted` = True (QUOTED in gin).": "set `QUOTED` = True.",
+    "`Files.train`, TRAIN_FILE in gin, says": "`TRAIN_FILE` says",
+    "`Files.name_of_none` and `Beam.steps`": "`Files.name_of_none` and `Beam.steps`",
+    "`labels` of `a.tsv`": "`labels` of `a.tsv`",
+  }
+  assert {text: config.in_macros(text) for text in said} == said

@@ -95,7 +95,10 @@ def in_macros(text: str) -> str:
     name = gin_values.behind(found.group(1))
     return found.group() if name is None else f"`{name}`"
 
-  return re.sub(r"`([A-Z]\w+\.\w+)`", macro_of, text)
+  text = re.sub(r"`([A-Z]\w+\.\w+)`", macro_of, text)
+  # Where a message names both.
+  text = re.sub(r"`(\w+)`((?: = \w+)?) \(\1(?: in gin)?\)", r"`\1`\2", text)
+  return re.sub(r"`(\w+)`, \1 in gin,", r"`\1`", text)
 
 
 def parse_flags(
