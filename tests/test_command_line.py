@@ -1,6 +1,7 @@
 """Verbs from the command line: one vocabulary for all, files of others, early ends."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import export, infer, train
-from prompt_tuning.engine import config
+from prompt_tuning.engine import checkpoint, config
 from prompt_tuning.interop import prompts
 
 RECIPE = process_tools.RECIPE + "TRAIN_STEPS = 2\nEVAL_PERIOD = 0\n"
@@ -285,3 +286,22 @@ def test_a_message_speaks_of_macros(work):
     "`labels` of `a.tsv`": "`labels` of `a.tsv`",
   }
   assert {text: config.in_macros(text) for text in said} == said
+
+
+def test_a_save_that_fails_is_told_of_once(caplog, monkeypatch):
+  shown = []
+  monkeypatch.setattr(sys, "excepthook", lambda *error: shown.append(error[1]))
+  logger = logging.getLogger("absl")
+  monkeypatch.setattr(logger, "filters", list(logger.filters))
+  checkpoint._quiet_failures()
+  checkpoint._quiet_failures()
+  closed, other = RuntimeError("Event loop is closed"), RuntimeError("another")
+  for error in (closed, other):
+    sys.excepthook(RuntimeError, error, None)
+  assert shown == [other]
+  failed = (OSError, OSError("No space left"), None)
+  for place, info in (("orbax/a.py", failed), ("orbax/a.py", None), ("b.py", failed)):
+    record = logger.makeRecord("absl", logging.ERROR, place, 1, "words", (), info)
+    logger.handle(record)
+  told = [(record.pathname, record.exc_info is None) for record in caplog.records]
+  assert told == [("orbax/a.py", True), ("b.py", False)]
