@@ -22,7 +22,7 @@ from prompt_tuning.data import reading as readings
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.task import split_mark
-from prompt_tuning.engine import conventions, evaluate, product, rows
+from prompt_tuning.engine import conventions, evaluate, identity, product, rows
 from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts
@@ -34,6 +34,8 @@ from prompt_tuning.outputs.text import Greedy
 ROWS = 64
 # Tokens of an answer in words where neither the caller nor the card says how many.
 STEPS = 32
+# Of the first record of a file, with room for a text of any length.
+_MOST_LINE = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +71,9 @@ class Session:
 
   @property
   def digest(self) -> str:
-    """Says which backbone and which prompt these are, numbers included."""
+    """Says which backbone, vocabulary and prompt these are, numbers included."""
     found = hashlib.sha256(str(self.loaded.fingerprint).encode())
+    found.update(identity.words(self.loaded.vocabulary).encode())
     if self.prompt is not None:
       words = [self.prompt.card, repr(self.prompt.module)]
       found.update(json.dumps(words, default=str).encode())
@@ -222,11 +225,19 @@ def open_prompt(
 
 
 def open_session(
-  prompt_dir: str | None, checkpoint: str | None = None, force: bool = False
+  prompt_dir: str | None,
+  checkpoint: str | None = None,
+  force: bool = False,
+  vocabulary: Any = None,
 ) -> Session:
-  """Loads a `prompt/` folder and its backbone (the card's, if none is given)."""
+  """Loads a `prompt/` folder and its backbone (the card's, if none is given).
+
+  Args:
+    prompt_dir, checkpoint: see `open_prompt`. force: see `session`.
+    vocabulary: of the backbone; None takes the one beside it.
+  """
   prompt, checkpoint = open_prompt(prompt_dir, checkpoint)
-  return session(load(checkpoint), prompt, force)
+  return session(load(checkpoint, None, vocabulary), prompt, force)
 
 
 def given_reading(known: Conventions, inputs: str | None) -> readings.Reading | None:
@@ -268,6 +279,20 @@ def finite(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def are_records(path: Any) -> bool:
+  """Whether a file holds answers that this library wrote, or nothing."""
+  with files.at(path).open("rb") as file:
+    line = file.readline(_MOST_LINE)
+  if not line:
+    return True
+  try:
+    found = json.loads(line)
+  except (ValueError, RecursionError):
+    return False
+  return isinstance(found, dict) and {"input", "prediction"} <= found.keys()
+
+
 def write_lines(path: Any, records: Iterable[Mapping[str, Any]]) -> None:
-  """Writes JSONL, whole or not at all."""
-  files.write_text(path, "".join(json_line(record) + "\n" for record in records))
+  """Writes JSONL, whole or not at all, and never over what are no answers."""
+  text = "".join(json_line(record) + "\n" for record in records)
+  files.write_text(path, text, are_records)

@@ -7,9 +7,9 @@
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import huge_pages
+  from prompt_tuning.engine import early
 
-  huge_pages.ask("prompt_tuning.eval")
+  early.begin("prompt_tuning.eval")
 
 import json
 import logging
@@ -18,6 +18,7 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
+from prompt_tuning.data.batches import check_targets
 from prompt_tuning.engine import config, conventions, distributed, ended, evaluate
 from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
@@ -30,6 +31,7 @@ def evaluate_prompt(
   task: Any,
   prompt_dir: str | None = None,
   initial_checkpoint_path: str | None = None,
+  vocabulary: Any = None,
   split: str = "validation",
   output: Any = None,
   eval_batch_size: int = 64,
@@ -41,9 +43,12 @@ def evaluate_prompt(
   Inputs are cut as in training. A number that is not finite is null in both files.
 
   Args:
-    eval_dir: where the files go. task: `data.task.TextTask`.
+    eval_dir: where the files go; those of an evaluation before are replaced, no others.
+    task: `data.task.TextTask`.
     prompt_dir: a `prompt/` folder; None evaluates the bare model.
     initial_checkpoint_path: the backbone; None takes the one named in the card.
+    vocabulary: see `interop.vocabulary.located`; None takes the one beside the
+      backbone.
     split: of the task. output: see `outputs/`; None takes the card's.
     eval_batch_size: rows of a batch.
     force: use a prompt that was trained on another backbone.
@@ -54,26 +59,50 @@ def evaluate_prompt(
   """
   place = sharding.over()
   with ended.in_one_line():
+    distributed.by_first(lambda: _check_places(eval_dir, split))
     with on_host():
-      session = answer.open_session(prompt_dir, initial_checkpoint_path, force)
+      session = answer.open_session(
+        prompt_dir, initial_checkpoint_path, force, vocabulary
+      )
     for words in conventions.differences(session.known, task):
       logging.warning("The task has %s; the task's own are used.", words)
     if output is None:
       output = _card_output(session, task)
     examples = read(task, session.loaded.vocabulary, split)
+    check_targets(examples, session.loaded.vocabulary, split, task.labels)
     scores, lines = _answered(
       session, task, examples, split, output, eval_batch_size, place
     )
   if not distributed.is_first():
     return scores
-  folder = files.at(eval_dir)
+  metrics, predictions = _places(eval_dir, split)
   if lines:
-    answer.write_lines(folder / f"predictions-{split}.jsonl", lines)
+    answer.write_lines(predictions, lines)
   text = json.dumps(answer.finite(scores), indent=2, allow_nan=False) + "\n"
-  files.write_text(folder / f"metrics-{split}.json", text)
+  files.write_text(metrics, text, _are_scores)
   shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-  ended.say(f"{split} ({len(examples)} examples): {shown}\nfiles: {folder}")
+  words = f"{split} ({len(examples)} examples): {shown}\nfiles: {metrics.parent}"
+  ended.say(words)
   return scores
+
+
+# As every file of scores begins.
+_are_scores = files.begins(b'{\n  "loss": ')
+
+
+def _places(eval_dir: str, split: str) -> tuple[Any, Any]:
+  """The files of scores and of predictions."""
+  folder = files.at(eval_dir)
+  return folder / f"metrics-{split}.json", folder / f"predictions-{split}.jsonl"
+
+
+def _check_places(eval_dir: str, split: str) -> None:
+  """Refuses a folder that cannot be written, and to replace files of others."""
+  metrics, predictions = _places(eval_dir, split)
+  if not files.is_remote(eval_dir):
+    files.check_writable("EVAL_DIR", eval_dir, eval_dir)
+  files.check_replaceable(metrics, _are_scores)
+  files.check_replaceable(predictions, answer.are_records)
 
 
 def _answered(
@@ -127,4 +156,5 @@ def _card_output(session: answer.Session, task: Any) -> Any:
 if __name__ == "__main__":
   from prompt_tuning import eval as verb
 
-  config.run_verb(verb.evaluate_prompt)
+  with ended.at_once():
+    config.run_verb(verb.evaluate_prompt)

@@ -15,11 +15,20 @@ whatever its kind, as programs that answer. `--checkpoint` names another backbon
 the one in the prompt's card.
 """
 
+if __name__ == "__main__":
+  # Before anything slow is imported.
+  from prompt_tuning.engine import early
+
+  early.begin()
+
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer, api
+from prompt_tuning.core import files
+from prompt_tuning.engine import ended
 from prompt_tuning.engine.flags import Parser
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import (
@@ -44,6 +53,7 @@ def export(
   prompt: str | None = None,
   checkpoint: str | None = None,
   dtype: str | None = None,
+  vocabulary: Any = None,
   **settings: Any,
 ) -> None:
   """Writes `output`, whole or not at all.
@@ -54,6 +64,7 @@ def export(
     prompt: folder of the prompt; see `interop.prompts.load` for what else it may be.
     checkpoint: backbone; None for the one in the prompt's card.
     dtype: of activations when served; see `api.load_model`.
+    vocabulary: of the backbone, as in `api.load_model`.
     **settings: of what is served; see `interop.serving_settings.Settings`.
 
   Raises:
@@ -68,7 +79,7 @@ def export(
   if to == "huggingface" or (to in T5X and prompt is None):
     if checkpoint is None:
       raise ValueError("`checkpoint` is missing; give the backbone to write.")
-    loaded = load(checkpoint)
+    loaded = load(checkpoint, None, vocabulary)
     if to in T5X:
       T5X[to](output, loaded.backbone, loaded.params)
       return
@@ -76,6 +87,12 @@ def export(
     return
   if prompt is None:
     raise ValueError("`prompt` is missing; give the folder of a trained prompt.")
+  if vocabulary is not None and to in ("numpy", "peft"):
+    raise ValueError(f"`vocabulary` is {vocabulary!r}, but {to!r} writes none.")
+  if _same_folder(output, prompt):
+    raise ValueError(
+      f"`output` is {output!r}, the folder of the prompt that is read. Name another."
+    )
   chosen = serving_settings.Settings(**settings)
   made = prompts.load(prompt)
   if to == "numpy":
@@ -84,13 +101,20 @@ def export(
     prompts.write_peft(output, made, checkpoint)
   elif to in T5X:
     prompts.fold(made)
-    loaded = load(_backbone(made, checkpoint))
+    loaded = load(_backbone(made, checkpoint), None, vocabulary)
     made.check(loaded.fingerprint, loaded.backbone.spec.width)
     prompts.write_t5x(output, made, loaded.backbone, loaded.params, T5X[to])
   else:
-    loaded = api.load_model(_backbone(made, checkpoint), dtype).loaded
+    place = _backbone(made, checkpoint)
+    loaded = api.load_model(place, dtype, vocabulary=vocabulary).loaded
     ready = answer.session(loaded, made)
     SERVING[to](output, serving_programs.servable(ready, chosen))
+
+
+def _same_folder(one: str, other: str) -> bool:
+  if files.is_remote(one) or files.is_remote(other):
+    return one.rstrip("/") == other.rstrip("/")
+  return os.path.isdir(one) and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _backbone(made: Product, checkpoint: str | None) -> str:
@@ -105,6 +129,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--output", required=True)
   parser.add_argument("--prompt")
   parser.add_argument("--checkpoint")
+  parser.add_argument(
+    "--vocabulary", help="tokeniser, where none is beside the backbone"
+  )
   served = parser.add_argument_group("what is served (stablehlo, savedmodel)")
   served.add_argument("--platforms", type=lambda text: text.split(","))
   served.add_argument("--steps", type=int, help="tokens to write at most")
@@ -117,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   given = {name: value for name, value in vars(args).items() if value is not None}
   try:
-    export(**given)
+    with ended.in_one_line():
+      export(**given)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(1) from error
@@ -125,4 +153,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  with ended.at_once():
+    main()

@@ -11,9 +11,9 @@ with what a killed one left.
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import huge_pages
+  from prompt_tuning.engine import early
 
-  huge_pages.ask("prompt_tuning.infer")
+  early.begin("prompt_tuning.infer")
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from prompt_tuning import answer
+from prompt_tuning import answer, arguments
 from prompt_tuning.data import reading
 from prompt_tuning.data.batches import check_labels
 from prompt_tuning.data.reading import Asked
@@ -53,6 +53,7 @@ def infer(
   output_file: str,
   prompt_dir: str | None = None,
   initial_checkpoint_path: str | None = None,
+  vocabulary: Any = None,
   output: Any = None,
   labels: Sequence[str] | None = None,
   inputs: str | None = None,
@@ -68,8 +69,8 @@ def infer(
     input_file: a table (.tsv, .csv, .jsonl, plain or .gz), or one input a line.
     output_file: JSONL with `id` (where there is an id column), `input`, `prediction`
       and scores; a number that is not finite is null. Until it is whole its lines stand
-      beside it in `.NAME.partial`.
-    prompt_dir, initial_checkpoint_path, force: as in `prompt_tuning.eval`.
+      beside it in `.NAME.partial`. It replaces answers of before, and no other file.
+    prompt_dir, initial_checkpoint_path, vocabulary, force: as in `prompt_tuning.eval`.
     output: see `outputs/`; None takes the card's, or else chooses among labels where
       there are any, or else writes greedily.
     labels: for a choice; None takes those in the prompt's card.
@@ -89,7 +90,9 @@ def infer(
   _check_count("EVAL_BATCH_SIZE", eval_batch_size)
   if most_positions is not None:
     _check_count("MOST_POSITIONS", most_positions)
-  file = partial.Partial("OUTPUT_FILE", output_file)
+  if labels is not None:
+    labels = arguments.labels(labels)
+  file = partial.Partial("OUTPUT_FILE", output_file, answer.are_records)
   try:
     with ended.on_signals():
       prompt, checkpoint = answer.open_prompt(prompt_dir, initial_checkpoint_path)
@@ -102,7 +105,7 @@ def infer(
       distributed.by_first(lambda: file.check(input_file))
       place = sharding.over()
       with on_host():
-        session = answer.session(load(checkpoint), prompt, force)
+        session = answer.session(load(checkpoint, None, vocabulary), prompt, force)
       session = dataclasses.replace(session, most_positions=most_positions)
       labels, output = _settings(session, labels, output)
       check_labels(labels, session.loaded.vocabulary)
@@ -265,4 +268,5 @@ def _bytes(one: Asked) -> bytes:
 if __name__ == "__main__":
   from prompt_tuning import infer as verb
 
-  config.run_verb(verb.infer)
+  with ended.at_once():
+    config.run_verb(verb.infer)

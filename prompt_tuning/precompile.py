@@ -9,6 +9,12 @@ whether it fits; where it does not, the nearest setting that does. `--search` tr
 shapes, remat policies and microbatches, and ranks them. Needs the extra `tpu`.
 """
 
+if __name__ == "__main__":
+  # Before anything slow is imported.
+  from prompt_tuning.engine import early
+
+  early.begin()
+
 import dataclasses
 import json
 import sys
@@ -20,7 +26,7 @@ import jax
 from prompt_tuning.core import files
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import budget, chips, config, fit, loop, sharding
+from prompt_tuning.engine import budget, chips, config, ended, fit, loop, sharding
 from prompt_tuning.engine.abstract import PROGRAMS, Job
 from prompt_tuning.engine.report import info_text
 from prompt_tuning.interop.load import load
@@ -167,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags, rest = split_flags(argv)
     # Weights and batches stay shapes: no accelerator of this machine is touched.
     jax.config.update("jax_platforms", "cpu")
-    found = report(flags, rest)
+    with ended.in_one_line("No report was written."):
+      found = report(flags, rest)
   except (ValueError, OSError) as error:
     print(f"error: {config.one_line(error)}", file=sys.stderr)
     raise SystemExit(2) from error
@@ -179,4 +186,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  with ended.at_once():
+    main()

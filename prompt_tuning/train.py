@@ -5,10 +5,9 @@ python -m prompt_tuning.train --gin_file=configs/... --gin.MODEL_DIR="'runs/name
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import early, huge_pages
+  from prompt_tuning.engine import early
 
-  huge_pages.ask("prompt_tuning.train")
-  early.catch()
+  early.begin("prompt_tuning.train")
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,7 +73,8 @@ def train(
     train_steps: steps in all; 0 evaluates only.
     backbone: architecture; may be None where a checkpoint states it.
     initial_checkpoint_path: weights ("mini", or a folder); None draws them at random.
-    vocabulary: SeqIO vocabulary; None takes the one beside the checkpoint.
+    vocabulary: see `interop.vocabulary.located`; None takes the one beside the
+      checkpoint.
     prompt: `core.prompt.Prompt`, or None. prompt_place: see `data.features`.
     truncate: cut examples that are too long instead of refusing them.
     output: see `outputs/`; None evaluates the loss alone.

@@ -90,6 +90,8 @@ def table(tmp_path, content, name="other.tsv"):
     (["BEST_METRIC='accuracy'"], ["`BEST_METRIC` is 'accuracy'", "gin/outputs/"]),
     (["TRAIN_STEPS=-1"], ["`TRAIN_STEPS` is -1", "from 0", "1000"]),
     (["LABEL_SMOOTHING=1.0"], ["`LABEL_SMOOTHING` is 1.0", "from 0 below 1"]),
+    (["INPUTS='review'"], ["`INPUTS` is 'review'", "names no column", "{text}"]),
+    (["TARGETS='positive'"], ["`TARGETS` is 'positive'", "names no column"]),
     (["METRICS=('acuracy',)"], ["'acuracy'", "'accuracy'"]),
   ],
 )
@@ -110,9 +112,9 @@ def test_choice_without_labels(run):
 @pytest.mark.parametrize(
   ("content", "words"),
   [
-    ("txt\tlabel\nx\tpositive\n", ["line 2", "Files.inputs", "'text'", "'txt'"]),
-    ("text\tlabel\n", ["Files.train", "holds no rows"]),
-    ("text\tlabel\nx\tneutral\n", ["line 2", "'neutral'", "Files.labels"]),
+    ("txt\tlabel\nx\tpositive\n", ["line 2", "`INPUTS`", "'text'", "'txt'"]),
+    ("text\tlabel\n", ["`TRAIN_FILE`", "holds no rows"]),
+    ("text\tlabel\nx\tneutral\n", ["line 2", "'neutral'", "`LABELS`"]),
     (b"text\tlabel\nx\tpositive\n\xe9\tpositive\n", ["line 3", "not UTF-8", "0xe9"]),
     ("text\tlabel\nx\t\n", ["line 2", "target is empty"]),
     ("text\tlabel\nx\0\tpositive\n", ["line 2", "NUL"]),
@@ -159,12 +161,12 @@ def test_tasks(run, flags, words):
 def test_a_pipe_in_place_of_a_table(run, tmp_path):
   os.mkfifo(tmp_path / "pipe.tsv")
   line = run(f"--gin.TRAIN_FILE='{tmp_path}/pipe.tsv'")
-  assert "Files.train" in line and "not a regular file" in line
+  assert "`TRAIN_FILE`" in line and "not a regular file" in line
 
 
 def test_a_label_outside_the_map(run):
   line = run("--gin.LABEL_MAP={'positive': 'yes', '0': 'no'}", "--gin.LABELS=None")
-  assert "the label 'negative' is not in `Files.label_map`" in line
+  assert "the label 'negative' is not in `LABEL_MAP`" in line
 
 
 def test_rows_that_leave_nothing(run):
@@ -358,12 +360,12 @@ def test_a_full_disk_leaves_the_old_product(tmp_path, loaded, monkeypatch):
 
 def test_a_full_disk_leaves_the_old_answers(tmp_path, monkeypatch):
   path = tmp_path / "answers.jsonl"
-  answer.write_lines(path, [{"prediction": "caf\u00e9"}])
+  answer.write_lines(path, [{"input": "a", "prediction": "caf\u00e9"}])
   monkeypatch.setattr(os, "replace", no_space)
   with pytest.raises(OSError, match="No space left"):
-    answer.write_lines(path, [{"prediction": "x"}])
+    answer.write_lines(path, [{"input": "a", "prediction": "x"}])
   assert left(tmp_path) == ["answers.jsonl"]
-  assert path.read_text() == '{"prediction": "caf\u00e9"}\n'
+  assert path.read_text() == '{"input": "a", "prediction": "caf\u00e9"}\n'
 
 
 # ---- what the other verbs read

@@ -1,5 +1,10 @@
 """The cache of compiled programs, and what a step asks of the compiler."""
 
+import os
+import subprocess
+import sys
+import warnings
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -49,6 +54,73 @@ def test_small_programs_are_kept_too(tmp_path, monkeypatch):
   compilation_cache.reset_cache()
   jax.block_until_ready(jax.jit(lambda x: 3 * x + 0.12345)(1.0))
   assert any(kept.iterdir())
+
+
+# A job that compiles three programs of its own.
+JOB = """
+import sys
+from prompt_tuning.engine import compilation
+compilation.keep()
+import jax
+for number in range(3):
+  jax.block_until_ready(jax.jit(lambda x: x * 3 + number)(1.0))
+"""
+
+
+def jobs(folder, count):
+  """What so many jobs at once say, with one new cache folder."""
+  environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}
+  environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+  environment.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
+  command = [sys.executable, "-c", JOB]
+  started = [
+    subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    for _ in range(count)
+  ]
+  said = [one.communicate(timeout=120)[1] for one in started]
+  assert all(one.returncode == 0 for one in started), said
+  return said
+
+
+def test_what_a_killed_job_leaves_in_the_cache_is_written_anew(tmp_path):
+  assert jobs(tmp_path, 2) == ["", ""]
+  kept = tmp_path / "prompt-tuning" / "xla"
+  programs = {path: path.read_bytes() for path in kept.glob("*-cache")}
+  assert len(programs) >= 3
+  # Nothing goes with an entry that a kill could keep from it.
+  assert {path.name.rsplit("-")[-1] for path in kept.iterdir()} == {"cache"}
+  for path, data in programs.items():
+    path.write_bytes(data[: len(data) // 2])
+  assert jobs(tmp_path, 1) == [""]
+  sizes = {path: path.stat().st_size for path in programs if path.exists()}
+  assert sizes and all(size > len(programs[path]) // 2 for path, size in sizes.items())
+
+
+def test_trouble_with_the_cache_is_one_line(tmp_path, monkeypatch, caplog):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  with warnings.catch_warnings():
+    warnings.simplefilter("always")
+    shown = []
+    warnings.showwarning = lambda message, *args, **kwargs: shown.append(str(message))
+    compilation.keep()
+    for name in ("jit_a", "jit_b"):
+      words = f"Error writing persistent compilation cache entry for {name!r}: "
+      warnings.warn(f"{words}OSError: x", stacklevel=1)
+    warnings.warn("of another kind", stacklevel=1)
+  (line,) = [record.getMessage() for record in caplog.records]
+  assert "cannot be kept in" in line and "(OSError: x)" in line
+  assert shown == ["of another kind"]
+
+
+def test_the_cache_is_bounded_where_a_job_starts(tmp_path):
+  for number in range(4):
+    path = tmp_path / f"jit_{number}-0-cache"
+    path.write_bytes(b"0" * 10)
+    os.utime(path, (number, number))
+  (tmp_path / "notes").write_bytes(b"0" * 99)
+  compilation.bound(tmp_path, 25)
+  left = {path.name for path in tmp_path.iterdir()}
+  assert left == {"jit_2-0-cache", "jit_3-0-cache", "notes"}
 
 
 def test_what_the_user_chose_stays(tmp_path, monkeypatch):

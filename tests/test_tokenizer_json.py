@@ -247,7 +247,7 @@ def test_vocabulary_of_load_model(saved, t5, tiny_folder, vocabulary_file, tmp_p
     vocabularies.from_file("/none")
   shutil.copytree(saved, tmp_path / "bare")
   (tmp_path / "bare" / "tokenizer.json").unlink()
-  with pytest.raises(ValueError, match="no tokenizer.json; bind `VOCABULARY` to @voc"):
+  with pytest.raises(ValueError, match="no tokenizer.json; give the path of one"):
     pt.load_model(str(tmp_path / "bare"))
   held = pt.load_model(str(tmp_path / "bare"), vocabulary=vocabulary_file)
   assert held.loaded.vocabulary.vocab_size == 8100

@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,28 @@ def check_replaceable(path: Any, ours: Ours | None = None) -> None:
     f"{str(path)!r} exists, and nothing in it says that this library wrote it. Name "
     "another file, or move that one away."
   )
+
+
+def check_writable(argument: str, path: Any, folder: Any) -> None:
+  """Tries whether files can be made in a local folder; leaves nothing behind.
+
+  Args:
+    argument, path: what the caller named, for the message.
+    folder: it need not exist.
+
+  Raises:
+    ValueError: if they cannot.
+  """
+  folder = pathlib.Path(os.path.abspath(folder))
+  near = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+  try:
+    with tempfile.TemporaryFile(dir=near):
+      pass
+  except OSError as error:
+    raise ValueError(
+      f"`{argument}` is {str(path)!r}, which cannot be written: {error.strerror} "
+      f"({str(near)!r})."
+    ) from error
 
 
 def begins(start: bytes) -> Ours:

@@ -77,8 +77,10 @@ class Files(TextTask):
       raise ValueError(
         f"`Files.inputs` holds {MARK} more than once: {self.inputs!r}. Write it once."
       )
+    _check_columns(pieces, "Files.inputs", self.inputs, "'review: {text}'")
     if self.targets is not None:
-      _pieces(self.targets, "Files.targets")
+      pieces = _pieces(self.targets, "Files.targets")
+      _check_columns(pieces, "Files.targets", self.targets, "'{label}'")
     if not isinstance(self.quoted, bool):
       raise ValueError(f"`Files.quoted` must be True or False, got {self.quoted!r}.")
     if self.shots is not None:
@@ -177,6 +179,17 @@ class Files(TextTask):
         f"{some(self.labels)}. Add it, or map it with `Files.label_map`."
       )
     return target
+
+
+def _check_columns(
+  pieces: Iterable[tuple[str, bool]], argument: str, template: str, example: str
+) -> None:
+  """Refuses a template that is the same text for every row."""
+  if not any(is_column for _, is_column in pieces):
+    raise ValueError(
+      f"`{argument}` is {template!r}, which names no column, so that it would be the "
+      f"same for every row. Write one in braces: {example}."
+    )
 
 
 @functools.cache

@@ -8,13 +8,14 @@ as it is, a plain prompt, an instance-conditioned prompt, full fine-tuning.
 
 if __name__ == "__main__":
   # Before anything slow is imported.
-  from prompt_tuning.engine import huge_pages
+  from prompt_tuning.engine import early
 
-  huge_pages.ask("prompt_tuning.demo")
+  early.begin("prompt_tuning.demo")
 
 import json
 import logging
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -23,7 +24,7 @@ import jax
 from prompt_tuning import eval as eval_verb
 from prompt_tuning import train as train_verb
 from prompt_tuning.core import files as core_files
-from prompt_tuning.engine import compilation, config, flags, product
+from prompt_tuning.engine import compilation, config, ended, flags, product
 
 # How a table of ours begins, which a later demonstration replaces.
 TABLE = core_files.begins(b'[\n  {\n    "method"')
@@ -82,6 +83,20 @@ def main() -> None:
   parser = flags.Parser(description=__doc__.splitlines()[0])
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/demo"))
   folder = parser.parse_args().output
+  try:
+    with ended.in_one_line("The same command goes on."):
+      demonstrate(folder)
+  except (ValueError, OSError) as error:
+    print(f"error: {config.one_line(error)}", file=sys.stderr)
+    raise SystemExit(2) from error
+
+
+def demonstrate(folder: pathlib.Path) -> None:
+  """Runs all recipes and prints their table.
+
+  Raises:
+    ValueError, OSError: if a run in the folder is another one, or cannot be written.
+  """
   core_files.check_replaceable(folder / "table.json", TABLE)
   logging.getLogger("absl").setLevel(logging.ERROR)
   compilation.keep()
@@ -101,4 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  with ended.at_once():
+    main()

@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -92,6 +93,7 @@ class Checkpoints:
       max_to_keep=keep, create=True, cleanup_tmp_directories=True
     )
     self._options = options
+    _quiet_failures()
     self._manager = _Manager(self.folder, options=options)
 
   def newest(self) -> int | None:
@@ -207,6 +209,30 @@ def _quiet_tasks() -> Iterator[None]:
   finally:
     gc.collect()
     complaints.disabled = before
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+  """Whether a record is no failure of Orbax's threads, which `_written` tells of."""
+  failed = record.exc_info is not None and record.levelno >= logging.ERROR
+  return not (failed and "orbax" in record.pathname)
+
+
+class _Hook:
+  """`sys.excepthook` that leaves out what TensorStore's threads say after a failure."""
+
+  def __init__(self, before: Any) -> None:
+    self._before = before
+
+  def __call__(self, kind: Any, error: Any, trace: Any) -> None:
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+      self._before(kind, error, trace)
+
+
+def _quiet_failures() -> None:
+  """A save that fails is told of once, where it is waited for: not by each thread."""
+  logging.getLogger("absl").addFilter(_is_told)
+  if not isinstance(sys.excepthook, _Hook):
+    sys.excepthook = _Hook(sys.excepthook)
 
 
 @contextlib.contextmanager

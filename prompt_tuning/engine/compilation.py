@@ -5,18 +5,31 @@ leaves out programs that compile in less than a second; a start has forty of tho
 which take seconds together, so they are kept too. Whoever sets
 JAX_COMPILATION_CACHE_DIR chooses the folder, and JAX_ENABLE_COMPILATION_CACHE=false
 switches it off.
+
+JAX can bound the folder by itself, but then one job that is killed between the two
+files of an entry, or one without filelock, ends all further keeping for everybody. So
+it is bounded here, where a job starts, and an entry that cannot be read goes.
 """
 
+import contextlib
 import functools
-import importlib.util
+import glob
+import logging
 import os
 import pathlib
 import platform
+import re
+import warnings
+from typing import Any
 
 import jax
 
-# Where eviction is possible (JAX needs filelock for it); else the folder grows.
+# Of the folder when a job starts; what was not used for longest goes.
 MOST_BYTES = 4 * 2**30
+# What JAX warns of, once a program: whether it read or wrote, which program, and why.
+_TROUBLE = re.compile(
+  r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)", re.S
+)
 
 # Kinds of products that XLA for CPUs leaves to YNNPACK: none, so that Eigen does them.
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
@@ -67,6 +80,8 @@ def keep() -> None:
     return
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  if not isinstance(warnings.showwarning, _Trouble):
+    warnings.showwarning = _Trouble(warnings.showwarning)
   if jax.config.jax_compilation_cache_dir is not None:
     return
   try:
@@ -77,5 +92,58 @@ def keep() -> None:
   if not os.access(where, os.W_OK):
     return
   jax.config.update("jax_compilation_cache_dir", str(where))
-  if importlib.util.find_spec("filelock"):
-    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
+  jax.config.update("jax_compilation_cache_max_size", -1)
+  bound(where, MOST_BYTES)
+
+
+def bound(where: pathlib.Path, most: int) -> None:
+  """Removes the programs that were not used for longest, beyond so many bytes.
+
+  Jobs that run meanwhile compile anew what they miss.
+  """
+  found = []
+  with contextlib.suppress(OSError):
+    for entry in os.scandir(where):
+      if entry.name.endswith(("-cache", "-atime")):
+        stat = entry.stat(follow_symlinks=False)
+        found.append((max(stat.st_atime, stat.st_mtime), stat.st_size, entry.path))
+  size = sum(one[1] for one in found)
+  for _, bytes_, path in sorted(found):
+    if size <= most:
+      return
+    with contextlib.suppress(OSError):
+      os.unlink(path)
+    size -= bytes_
+
+
+class _Trouble:
+  """Shows warnings; of JAX's about its cache, which are no harm, one at the most.
+
+  An entry that is cut off (its writer was killed, or the disk was full) would be
+  warned of in every run. It goes, and is written anew.
+  """
+
+  def __init__(self, show: Any) -> None:
+    self._show = show
+    self._told = False
+
+  def __call__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+    found = _TROUBLE.fullmatch(str(message))
+    if found is None:
+      self._show(message, *args, **kwargs)
+      return
+    what, name, why = found.groups()
+    where = jax.config.jax_compilation_cache_dir
+    if where == str(folder()):
+      for path in folder().glob(f"{glob.escape(name)}-*-cache"):
+        with contextlib.suppress(OSError):
+          path.unlink()
+      if what == "reading":
+        return
+    if not self._told:
+      self._told = True
+      logging.warning(
+        "Compiled programs cannot be kept in %s (%s); this run compiles its own.",
+        where,
+        " ".join(why.split()),
+      )

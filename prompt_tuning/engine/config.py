@@ -48,7 +48,7 @@ def run_verb(verb: Callable[..., Any], argv: Sequence[str] | None = None) -> Any
     distributed.start(processes)
     return call(verb)
   except (ValueError, OSError) as error:
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    print(f"error: {in_macros(one_line(error))}", file=sys.stderr)
     raise SystemExit(2) from error
 
 
@@ -86,6 +86,19 @@ def one_line(error: BaseException) -> str:
   """What an error says, without what gin appends: where in the files a call stood."""
   text = str(error).strip().split("\n  In call to configurable")[0]
   return " ".join(text.splitlines())
+
+
+def in_macros(text: str) -> str:
+  """A message with the macros that were set in place of the arguments behind them."""
+
+  def macro_of(found: re.Match[str]) -> str:
+    name = gin_values.behind(found.group(1))
+    return found.group() if name is None else f"`{name}`"
+
+  text = re.sub(r"`([A-Z]\w+\.\w+)`", macro_of, text)
+  # Where a message names both.
+  text = re.sub(r"`(\w+)`((?: = \w+)?) \(\1(?: in gin)?\)", r"`\1`\2", text)
+  return re.sub(r"`(\w+)`, \1 in gin,", r"`\1`", text)
 
 
 def parse_flags(

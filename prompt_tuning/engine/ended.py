@@ -50,8 +50,11 @@ def on_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_one_line() -> Iterator[None]:
+def in_one_line(left: str = "Nothing was written.") -> Iterator[None]:
   """Ends the process with a line where one of `SIGNALS` comes.
+
+  Args:
+    left: what there is then, in words.
 
   Raises:
     SystemExit: with the code that goes with the signal.
@@ -60,8 +63,26 @@ def in_one_line() -> Iterator[None]:
     with on_signals():
       yield
   except EndedError as error:
-    say(f"{error} Nothing was written.")
+    say(f"{error} {left}")
     raise SystemExit(error.code) from error
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+  """Ends a program that was told to end without taking it down piece by piece.
+
+  Devices may still compute what nobody waits for any more; Python would take away what
+  they work on, and the process end in a segmentation fault.
+  """
+  try:
+    yield
+  except SystemExit as stop:
+    if not isinstance(stop.__cause__, EndedError):
+      raise
+    for stream in (sys.stdout, sys.stderr):
+      with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    os._exit(stop.__cause__.code)
 
 
 def say(text: str, stream: Any = None) -> None:

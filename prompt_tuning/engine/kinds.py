@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import numbers
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -153,9 +154,19 @@ def text(words: str = "a text", blank: bool = False) -> Kind:
   return Kind(words, fits, cure, text=True)
 
 
-def path(blank: bool = False) -> Kind:
-  """A path, here or remote."""
-  return text("a path, as text in quotes", blank)
+def path(blank: bool = False, words: str = "a path, as text in quotes") -> Kind:
+  """A path, here or remote; no shell has read it, so `~` would be a folder's name."""
+  one = text(words, blank)
+
+  def fits(value: Any) -> bool:
+    return one.fits(value) and os.path.expanduser(value) == value
+
+  def cure(value: Any) -> str | None:
+    if isinstance(value, str) and one.fits(os.path.expanduser(value)):
+      return repr(os.path.expanduser(value))
+    return one.cure(value)
+
+  return dataclasses.replace(one, fits=fits, cure=cure)
 
 
 def choice(*names: str) -> Kind:

@@ -71,7 +71,13 @@ TABLE: dict[str, Row] = {
   "BACKBONE": Row(optional(made("@backbone.T5()")), "architecture of the frozen model"),
   "INITIAL_CHECKPOINT_PATH": Row(optional(path()), "weights that a run starts from"),
   "VOCABULARY": Row(
-    optional(made("@vocabularies.sentencepiece()")), "tokeniser of the backbone"
+    optional(
+      path(
+        words="a path of a spiece.model or a tokenizer.json, as text in quotes, "
+        "'bytes', or an object that gin makes, such as @vocabularies.from_file()"
+      )
+    ),
+    "tokeniser of the backbone",
   ),
   "VOCABULARY_FILE": Row(path(), "SentencePiece file of the tokeniser"),
   "PROMPT": Row(optional(made("@prompt.Prompt()")), "what writes the prompt"),

@@ -41,6 +41,8 @@ MAY_CHANGE = {
   "TRAINABLE_RULES": _DEVICES,
   "INITIAL_CHECKPOINT_PATH": _CONTENT,
   "VOCABULARY_FILE": _CONTENT,
+  "VOCABULARY": _CONTENT,
+  "vocabularies.from_file.path": _CONTENT,
   "vocabularies.sentencepiece.path": _CONTENT,
   "DATA_DIR": _CONTENT,
   "TFDS_DATA_DIR": _CONTENT,

@@ -46,13 +46,13 @@ class Partial:
   """The lines of a file, while they are made. Use it in a `with`.
 
   Attributes:
-    path: of the file. kept: where its lines stand until it is whole; None where a kill
-      leaves nothing.
+    argument, path: of the file, as the caller named it.
+    kept: where its lines stand until it is whole; None where a kill leaves nothing.
     done: what an earlier job has written; see `start`.
   """
 
-  def __init__(self, argument: str, path: str) -> None:
-    self.argument, self.path = argument, path
+  def __init__(self, argument: str, path: str, ours: files.Ours | None = None) -> None:
+    self.argument, self.path, self._ours = argument, path, ours
     self.kept: pathlib.Path | None = None
     self.done = Done()
     self._state: pathlib.Path | None = None
@@ -79,7 +79,8 @@ class Partial:
       sources: files that are read meanwhile.
 
     Raises:
-      ValueError: if it cannot be written, is a folder, or is one of the sources.
+      ValueError: if it cannot be written, is a folder, is one of the sources, or is a
+        file that is not ours.
     """
     argument, path = self.argument, self.path
     for source in sources:
@@ -88,6 +89,8 @@ class Partial:
           f"`{argument}` is {path!r}, the same file as {source!r}, which is read. "
           "Choose another name."
         )
+    if not _straight(path):
+      self._check_ours()
     if files.is_remote(path) or _straight(path):
       return
     place = pathlib.Path(os.path.realpath(path))
@@ -95,15 +98,11 @@ class Partial:
       raise ValueError(
         f"`{argument}` is {path!r}, which is a folder. Name a file in it."
       )
-    near = next(one for one in place.parents if one.exists())
-    try:
-      with tempfile.TemporaryFile(dir=near):
-        pass
-    except OSError as error:
-      raise ValueError(
-        f"`{argument}` is {path!r}, which cannot be written: {error.strerror} "
-        f"({str(near)!r})."
-      ) from error
+    files.check_writable(argument, path, place.parent)
+
+  def _check_ours(self) -> None:
+    if files.is_remote(self.path) or not pathlib.Path(self.path).is_dir():
+      files.check_replaceable(self.path, self._ours)
 
   def __enter__(self) -> "Partial":
     if files.is_remote(self.path):
@@ -212,7 +211,9 @@ class Partial:
     files.write_text(self._state, text + "\n")
 
   def finish(self) -> None:
-    """The lines take the file's name."""
+    """The lines take the file's name, unless a file of another's has it by now."""
+    if files.is_remote(self.path) or self.kept is not None:
+      self._check_ours()
     if files.is_remote(self.path):
       self._file.seek(0)
       place = files.at(self.path)

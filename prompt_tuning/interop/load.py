@@ -91,9 +91,9 @@ def load(
   if vocabulary is None:
     if opened.vocabulary is None:
       raise ValueError(
-        f"{str(opened.path)!r} holds no spiece.model and no tokenizer.json; bind "
-        "`VOCABULARY` to @vocabularies.from_file() with the path of one (in Python, "
-        "`load_model(..., vocabulary=PATH)`)."
+        f"{str(opened.path)!r} holds no spiece.model and no tokenizer.json; give the "
+        "path of one: --gin.VOCABULARY=\"'PATH'\", --vocabulary=PATH to export, or "
+        "`load_model(..., vocabulary=PATH)` in Python."
       )
     vocabulary = beside(opened.vocabulary, rows)
   vocabulary = made(vocabulary, rows)

@@ -50,11 +50,12 @@ def load(path: Any, task: int | None = None) -> Product:
     ValueError: if it is none of these, damaged, or of a kind that is not supported.
   """
   path = files.at(path)
-  if (path / peft.CONFIG).is_file():
+  ours = (path / "card.json").is_file()
+  if not ours and (path / peft.CONFIG).is_file():
     return _product("peft", path, peft.read(path, task))
   if path.is_file() and path.name != "checkpoint":
     return _product("numpy", path, Tables(read_numpy(path)))
-  ours = (path / "card.json").is_file() or (path / "prompt").is_dir()
+  ours = ours or (path / "prompt").is_dir()
   step = None if ours else t5x.find(path)
   if step is None:
     return product.load(path)
