@@ -5,17 +5,24 @@ object store shows each file when it is whole, so nothing is written aside there
 folders are written by `core.folders`.
 """
 
+import contextlib
+import errno
+import fcntl
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Names of what is being written. Nothing else may bear such a name: `sweep` removes it.
 ASIDE = ".prompt_tuning.{}.aside"
 _ASIDE = re.compile(r"\.prompt_tuning\..+\.aside")
+# How long another process may take to move its files.
+_WAIT_S = 10.0
 
 # Whether the file at a path is one of ours, which may be replaced.
 Ours = Callable[[Any], bool]
@@ -80,7 +87,7 @@ def write_bytes(path: Any, data: bytes, ours: Ours | None = None) -> None:
   if is_remote(path):
     path.write_bytes(data)
     return
-  aside = path.with_name(ASIDE.format(f"{path.name[:200]}.{os.getpid()}"))
+  aside = path.with_name(ASIDE.format(secrets.token_hex(8)))
   try:
     aside.write_bytes(data)
     os.replace(aside, path)
@@ -107,7 +114,13 @@ def check_replaceable(path: Any, ours: Ours | None = None) -> None:
   else:
     try:
       mode = os.stat(path).st_mode
-    except OSError:
+    except ValueError as error:  # it holds a NUL
+      raise ValueError(f"{str(path)!r} is no name of a file: {error}.") from error
+    except OSError as error:
+      if error.errno == errno.ENAMETOOLONG:
+        raise ValueError(
+          f"{str(path)!r} is too long for the name of a file."
+        ) from error
       return
     if not stat.S_ISREG(mode):
       kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
@@ -132,3 +145,30 @@ def head(path: Any, size: int = 4096) -> bytes:
       return file.read(size)
   except OSError:
     return b""
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps other threads and processes from moving files there meanwhile.
+
+  Where the system knows no such lock, or somebody else keeps it, the move goes on.
+  """
+  try:
+    file = os.open(folder, os.O_RDONLY)
+  except OSError:
+    yield
+    return
+  try:
+    until = time.monotonic() + _WAIT_S
+    while True:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except OSError as error:
+        busy = error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+        if not busy or time.monotonic() > until:
+          break
+      time.sleep(0.01)
+    yield
+  finally:
+    os.close(file)

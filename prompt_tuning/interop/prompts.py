@@ -151,9 +151,19 @@ def fixed(prompt: Product) -> Injection:
       f"and t5x cannot hold it. {REMAINS}"
     )
   params = {**prompt.frozen, **prompt.trainable}.get("prompt", {})
-  backbone = prompt.card["backbone"]
-  spec = _sizes(backbone.get("width") or 1, backbone.get("architecture", {}))
-  return prompt.module.apply({"params": params}, None, spec)
+  backbone = prompt.card.get("backbone") or {}
+  sizes = backbone.get("architecture") or {}
+  spec = _sizes(backbone.get("width") or 1, sizes)
+  try:
+    return prompt.module.apply({"params": params}, None, spec)
+  except ValueError as error:
+    if sizes and backbone.get("width"):
+      raise
+    raise ValueError(
+      "The prompt's card does not say the width and the architecture of its backbone, "
+      "which this format needs. Train it with this library, or fill in the card's "
+      '"backbone" from that of another prompt of the same backbone.'
+    ) from error
 
 
 def _sizes(width: int, stated: Mapping[str, Any]) -> Spec:
