@@ -107,6 +107,9 @@ def load_model(
   Raises:
     ValueError: if a file is missing, damaged, or does not fit the others.
   """
+  dtypes = "float32", "bfloat16"
+  if dtype is not None and dtype not in dtypes:
+    raise ValueError(f"`dtype` must be one of {dtypes} or None, got {dtype!r}.")
   compilation.keep()
   vocabulary = located(vocabulary, "vocabulary")
   loaded = load(path_or_name, vocabulary=vocabulary, weights_dtype=weights_dtype)

@@ -56,6 +56,13 @@ def flag(name: str, value: Any) -> bool | None:
   return None if value is None else bool(value)
 
 
+def text(name: str, value: Any) -> str:
+  """The value; raises ValueError unless it is a text."""
+  if not isinstance(value, str):
+    raise ValueError(f"`{name}` is {reprlib.repr(value)}; it must be a text.")
+  return value
+
+
 def template(name: str, value: Any) -> str | None:
   """A text with columns in braces, or None."""
   if value is not None and not isinstance(value, str):

@@ -314,5 +314,5 @@ def test_names_of_any_letters(tmp_path):
   files.write_text(path, "one")
   assert path.read_text() == "one"
   for name in ("\u65e5" * 86, "a\0b"):
-    with pytest.raises(ValueError, match="too long|no name of a file"):
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
       files.write_text(tmp_path / name, "one")

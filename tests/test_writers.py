@@ -287,7 +287,7 @@ def test_a_place_is_refused_before_work(tmp_path, tiny_folder, monkeypatch):
     wrong += [] if to == "numpy" else [tmp_path / "file"]
     wrong += [tmp_path] if to in ("stablehlo", "savedmodel") else []
     for output in wrong:
-      with pytest.raises(ValueError, match="is a file|not written|cannot be|too long"):
+      with pytest.raises(ValueError, match="is a file|not written|cannot be"):
         export.export(to, str(output), **given)
   assert held(tmp_path) == {"file": b"mine", "card.json": b"{}"}
 

@@ -21,6 +21,8 @@ from typing import Any
 # Names of what is being written. Nothing else may bear such a name: `sweep` removes it.
 ASIDE = ".prompt_tuning.{}.aside"
 _ASIDE = re.compile(r"\.prompt_tuning\..+\.aside")
+# Bytes of a name.
+_LONGEST = 255
 # How long another process may take to move its files.
 _WAIT_S = 10.0
 
@@ -36,11 +38,14 @@ def is_remote(path: Any) -> bool:
 def at(path: Any) -> Any:
   """The `pathlib.Path` or, of a remote place, the `epath.Path`.
 
+  `~` in front is the user's home: no shell has read what stands in quotes.
+
   Raises:
-    ValueError: for a kind of remote place that epath does not know.
+    ValueError: for what is no path, or a remote place of a kind that epath does not
+      know.
   """
   if not is_remote(path):
-    return pathlib.Path(path)
+    return pathlib.Path(_checked(path))
   # Slow to import, and rarely needed.
   from etils import epath
 
@@ -50,6 +55,21 @@ def at(path: Any) -> Any:
     raise ValueError(
       f"{str(path)!r} is of a kind that is not known; gs://, s3:// and local paths are."
     ) from error
+
+
+def _checked(path: Any) -> str:
+  """A local path that the system takes, `~` made the user's home."""
+  if not isinstance(path, str | os.PathLike):
+    raise ValueError(f"A file or folder is named by a text or a path, got {path!r}.")
+  found = os.path.expanduser(os.fspath(path))
+  try:
+    parts = os.fsencode(found).split(b"/")
+  except UnicodeEncodeError as error:
+    raise ValueError(f"{found!r} cannot be the name of a file: {error}.") from error
+  if "\0" in found or max(map(len, parts)) > _LONGEST:
+    why = "it holds a NUL" if "\0" in found else "it is too long"
+    raise ValueError(f"{found!r} cannot be the name of a file: {why}.")
+  return found
 
 
 def sweep(folder: Any) -> None:
@@ -114,13 +134,7 @@ def check_replaceable(path: Any, ours: Ours | None = None) -> None:
   else:
     try:
       mode = os.stat(path).st_mode
-    except ValueError as error:  # it holds a NUL
-      raise ValueError(f"{str(path)!r} is no name of a file: {error}.") from error
-    except OSError as error:
-      if error.errno == errno.ENAMETOOLONG:
-        raise ValueError(
-          f"{str(path)!r} is too long for the name of a file."
-        ) from error
+    except OSError:
       return
     if not stat.S_ISREG(mode):
       kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"

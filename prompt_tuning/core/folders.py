@@ -65,9 +65,8 @@ def whole_folder(
     expected: names that will be written, so that a foreign file is refused at once.
 
   Raises:
-    ValueError: if a file stands in the folder's place, or if a file that is not ours
-      stands in the place of one that is to be written.
-    PermissionError: if the place cannot be written, before anything is.
+    ValueError: if the folder cannot be written, if a file stands in its place, or if
+      one that is not ours stands where one is to be written.
   """
   place = check(folder, owned, expected)
   if is_remote(folder):
@@ -76,11 +75,18 @@ def whole_folder(
       _finished(pathlib.Path(near), owned)
       _send(pathlib.Path(near), place, owned)
     return
-  made = _made_folders(place.parent)
+  made: list[pathlib.Path] = []
   above = place if place.is_dir() else place.parent
   aside = above / ASIDE.format(secrets.token_hex(4))
   try:
-    aside.mkdir()
+    try:
+      _make(place.parent, made)
+      aside.mkdir()
+    except OSError as error:
+      raise ValueError(
+        f"{str(place)!r} cannot be written ({error.strerror}). Name another folder, or "
+        "make that one writable."
+      ) from error
     yield aside
     _finished(aside, owned)
     with alone(place.parent):
@@ -98,8 +104,6 @@ def check(folder: Any, owned: Owned = listed, expected: Collection[str] = ()) ->
 
   For whoever works long before there is anything to write.
   """
-  if not isinstance(folder, str | os.PathLike):
-    raise ValueError(f"A folder is named by a text or a path, got {folder!r}.")
   place = at(folder)
   if not is_remote(folder):
     place = pathlib.Path(os.path.abspath(place))
@@ -122,14 +126,7 @@ def _check_folder(place: Any) -> None:
   """Refuses a place where no folder can be."""
   above = [place, *place.parents] if not is_remote(place) else [place]
   for path in above:
-    try:
-      os.fsencode(path)
-      there, is_folder = path.exists(), path.is_dir()
-      if "\0" in str(path):
-        raise ValueError("its name holds a NUL")
-    except (OSError, ValueError) as error:
-      why = getattr(error, "strerror", None) or error
-      raise ValueError(f"{str(path)!r} cannot be a folder: {why}.") from error
+    there, is_folder = path.exists(), path.is_dir()
     if there and not is_folder:
       raise ValueError(
         f"{str(place)!r} cannot be a folder: {str(path)!r} is a file. Name another "
@@ -254,15 +251,12 @@ def _remove_empty(path: pathlib.Path, top: pathlib.Path) -> None:
       path = path.parent
 
 
-def _made_folders(path: pathlib.Path) -> list[pathlib.Path]:
-  """Makes a folder; returns those that were not there, the outermost first."""
-  made = []
-  while not path.exists():
-    made.insert(0, path)
-    path = path.parent
-  for one in made:
-    one.mkdir(exist_ok=True)
-  return made
+def _make(path: pathlib.Path, made: list[pathlib.Path]) -> None:
+  """Makes a folder; adds those that were not there, the outermost first."""
+  for one in [*reversed(path.parents), path]:
+    if not one.exists():
+      one.mkdir(exist_ok=True)
+      made.append(one)
 
 
 def _finished(aside: pathlib.Path, owned: Owned) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from prompt_tuning.data import files, lines, tables
 from prompt_tuning.data.fewshot import FewShot
 from prompt_tuning.data.task import MARK
-from prompt_tuning.data.texts import no_text
+from prompt_tuning.data.texts import plain
 
 # Columns that are the whole input where no template says which are.
 PLAIN = ("text", "inputs")
@@ -150,23 +150,6 @@ def _only(row: tables.Row) -> str:
   return found[0]
 
 
-def plain(where: str, text: str) -> str:
-  """A text as the whole input.
-
-  Raises:
-    ValueError: if no vocabulary could read it, or it marks several places.
-  """
-  fault = no_text(text)
-  if fault:
-    raise ValueError(f"{where} is {tables.short(text)}, which has {fault}. Take it out.")
-  if text.count(MARK) > 1:
-    raise ValueError(
-      f"{where} is {tables.short(text)}, which holds {MARK} {text.count(MARK)} times; "
-      "it marks the one place of the prompt."
-    )
-  return text
-
-
 def texts(values: Iterable[Any], reading: Reading | None) -> list[str]:
   """Inputs of texts, or of mappings from column to text.
 
@@ -188,7 +171,9 @@ def texts(values: Iterable[Any], reading: Reading | None) -> list[str]:
         )
       found.append(reading.text(tables.Row(where, dict(value))))
     elif isinstance(value, str):
-      found.append(plain(where, value) if reading is None else reading.line(where, value))
+      found.append(
+        plain(where, value) if reading is None else reading.line(where, value)
+      )
     else:
       raise ValueError(f"{where} is {tables.short(value)}; it must be a text.")
   return found

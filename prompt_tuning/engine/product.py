@@ -173,7 +173,7 @@ def load(folder: Any) -> Product:
       or hold what no prompt holds.
   """
   folder = at(folder)
-  if not (folder / CARD).is_file() and (folder / "prompt").is_dir():
+  if not current(folder, CARD).is_file() and (folder / "prompt").is_dir():
     folder = folder / "prompt"
   for name in (CARD, TENSORS):
     if not current(folder, name).is_file():

@@ -17,6 +17,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import files
 from prompt_tuning.core.context import Spec
+from prompt_tuning.core.folders import current
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.prompt import Prompt, Together
 from prompt_tuning.engine import product
@@ -50,11 +51,16 @@ def load(path: Any, task: int | None = None) -> Product:
     ValueError: if it is none of these, damaged, or of a kind that is not supported.
   """
   path = files.at(path)
+  if files.is_remote(path):
+    try:
+      path.exists()
+    except Exception as error:  # whatever the client of that place raises
+      raise ValueError(f"{str(path)!r} cannot be reached: {error}") from error
   if (path / peft.CONFIG).is_file():
     return _product("peft", path, peft.read(path, task))
   if path.is_file() and path.name != "checkpoint":
     return _product("numpy", path, Tables(read_numpy(path)))
-  ours = (path / "card.json").is_file() or (path / "prompt").is_dir()
+  ours = current(path, product.CARD).is_file() or (path / "prompt").is_dir()
   step = None if ours else t5x.find(path)
   if step is None:
     return product.load(path)
