@@ -9,7 +9,10 @@ import dataclasses
 import importlib
 import math
 import re
+import reprlib
 import sys
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,10 +116,37 @@ def _built(data: Mapping[str, Any], depth: int) -> Any:
         fields[name] = None
     elif _required(field) and name not in fields:
       raise ValueError(f"card.json gives {data['class']} no {name!r}.")
+  hints = typing.get_type_hints(cls)
+  for name, value in fields.items():
+    if not drawn(name) and not _suits(value, hints[name]):
+      raise ValueError(
+        f"card.json gives {data['class']} the {name} {reprlib.repr(value)}, which is "
+        "not of its kind."
+      )
   try:
     return cls(**fields)
   except (TypeError, AttributeError) as error:
     raise ValueError(f"card.json describes no {data['class']}: {error}.") from error
+
+
+def _suits(value: Any, hint: Any) -> bool:
+  """Whether a value is of the kind that a field of a word says; unsaid kinds do."""
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    return any(_suits(value, one) for one in inner)
+  if origin is typing.Literal:
+    return value in inner
+  if origin is Sequence and inner:
+    return isinstance(value, tuple) and all(_suits(one, inner[0]) for one in value)
+  if hint is int:
+    return type(value) is int and abs(value) < 2**63
+  if hint is float:
+    return type(value) is float or _suits(value, int)
+  if hint in (bool, str, types.NoneType, At):
+    return isinstance(value, hint)
+  if isinstance(hint, type) and issubclass(hint, nn.Module):
+    return isinstance(value, hint)
+  return True
 
 
 def _required(field: dataclasses.Field) -> bool:

@@ -40,7 +40,7 @@ class Reading:
     Raises:
       ValueError: if it names none, or its braces do not fit.
     """
-    found = [name for name, is_column in self._pieces if is_column]
+    found = [name for name, is_column in self.pieces if is_column]
     if not found:
       raise ValueError(
         f"`INPUTS` is {self.inputs!r}, which names no column. Write one in braces: "
@@ -49,7 +49,8 @@ class Reading:
     return tuple(dict.fromkeys(found))
 
   @functools.cached_property
-  def _pieces(self) -> list[tuple[str, bool]]:
+  def pieces(self) -> list[tuple[str, bool]]:
+    """(text, or name of a column; whether it is one) of the template, in order."""
     return files._pieces(self.inputs, "INPUTS")
 
   def text(self, row: tables.Row) -> str:
@@ -67,7 +68,7 @@ class Reading:
           f"{row.where}: a text holds {MARK}, which only a template may hold: it marks "
           "the place of the prompt. Change the text."
         )
-    return "".join(texts[piece] if named else piece for piece, named in self._pieces)
+    return "".join(texts[piece] if named else piece for piece, named in self.pieces)
 
   def line(self, where: str, text: str) -> str:
     """The input of a text that is the one column.
