@@ -54,24 +54,36 @@ class Model:
         shifted right inside.
       prompt: of `tune` or `load_prompt`; None for the bare model.
     """
-    inputs, targets = _ids("inputs", inputs), _ids("targets", targets)
+    arguments.check_model(self, prompt)
+    count = self.loaded.backbone.config.vocab_size
+    inputs, targets = _ids("inputs", inputs, count), _ids("targets", targets, count)
     if inputs.shape[0] != targets.shape[0]:
       raise ValueError(
         f"`inputs` has {inputs.shape[0]} rows and `targets` {targets.shape[0]}; give "
         "one row of each for an example."
       )
-    arguments.check_model(self, prompt)
     ready = answer.session(self.loaded, prompt)
     batch = core_model.features(inputs, targets, ready.model.lengths)
     front = ready.model.lengths.get("decoder", 0)
     return ready.model.logits(ready.params, batch)[:, front:]
 
 
-def _ids(name: str, values: Any) -> Array:
-  values = np.asarray(values)
-  if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+def _ids(name: str, values: Any, count: int) -> Array:
+  try:
+    values = np.asarray(values)
+  except (ValueError, OverflowError) as error:  # rows of several lengths
+    raise ValueError(
+      f"`{name}` must be token ids [B, length], all rows of one length: {error}"
+    ) from error
+  whole = np.issubdtype(values.dtype, np.integer)
+  if values.ndim != 2 or not whole or 0 in values.shape:
     raise ValueError(
       f"`{name}` must be token ids [B, length], got {values.dtype} {values.shape}."
+    )
+  if not 0 <= values.min() <= values.max() < count:
+    raise ValueError(
+      f"`{name}` must be ids from 0 to {count - 1}, the backbone's tokens; got "
+      f"{values.min()} to {values.max()}."
     )
   return jax.numpy.asarray(values, jax.numpy.int32)
 
@@ -95,6 +107,9 @@ def load_model(
   Raises:
     ValueError: if a file is missing, damaged, or does not fit the others.
   """
+  dtypes = "float32", "bfloat16"
+  if dtype is not None and dtype not in dtypes:
+    raise ValueError(f"`dtype` must be one of {dtypes} or None, got {dtype!r}.")
   compilation.keep()
   vocabulary = located(vocabulary, "vocabulary")
   loaded = load(path_or_name, vocabulary=vocabulary, weights_dtype=weights_dtype)
@@ -138,6 +153,7 @@ def predict(
   """
   ready = _session(model, prompt)
   output = ready.words(None if steps is None else arguments.whole("steps", steps, 1))
+  inputs = arguments.template("inputs", inputs)
   whole = ready.texts(arguments.inputs("texts", texts), inputs)
   records = ready.answers(whole, None, output, model.programs)
   return [record["prediction"] for record in records]
@@ -165,7 +181,8 @@ def classify(
     if not labels:
       raise ValueError("`labels` is None, and the prompt's card names none. Give them.")
   labels = arguments.labels(labels)
-  output = ready.choice(normalize_by_length)
+  output = ready.choice(arguments.flag("normalize_by_length", normalize_by_length))
+  inputs = arguments.template("inputs", inputs)
   whole = ready.texts(arguments.inputs("texts", texts), inputs)
   records = ready.answers(whole, labels, output, model.programs)
   scores = [[record["scores"][label] for label in labels] for record in records]
@@ -188,6 +205,7 @@ def score(
   ready = _session(model, prompt)
   pairs = arguments.pairs("pairs", pairs)
   vocabulary = model.loaded.vocabulary
+  inputs = arguments.template("inputs", inputs)
   whole = ready.texts([source for source, _ in pairs], inputs)
   examples = answer.examples(vocabulary, whole)
   for example, (_, target) in zip(examples, pairs, strict=True):

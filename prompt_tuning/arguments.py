@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data import lists, texts
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop.load import Loaded
 
@@ -48,12 +49,37 @@ def inputs(name: str, values: Any) -> list[Any]:
   return found
 
 
+def flag(name: str, value: Any) -> bool | None:
+  """True, False or None; raises ValueError for anything else."""
+  if value is not None and not isinstance(value, bool | np.bool_):
+    raise ValueError(f"`{name}` is {value!r}; it must be True, False or None.")
+  return None if value is None else bool(value)
+
+
+def text(name: str, value: Any) -> str:
+  """The value; raises ValueError unless it is a text."""
+  if not isinstance(value, str):
+    raise ValueError(f"`{name}` is {reprlib.repr(value)}; it must be a text.")
+  return value
+
+
+def template(name: str, value: Any) -> str | None:
+  """A text with columns in braces, or None."""
+  if value is not None and not isinstance(value, str):
+    raise ValueError(
+      f"`{name}` is {reprlib.repr(value)}; it must be a template such as "
+      "'review: {text}'."
+    )
+  return value
+
+
 def labels(values: Any) -> tuple[str, ...]:
   """Different texts to choose among, in their order."""
   name = "labels"
   found = _items(name, values, '["negative", "positive"]')
   if not found:
     raise ValueError("`labels` is empty; name the answers to choose among.")
+  seen: set[str] = set()
   for i, label in enumerate(found):
     if not isinstance(label, str):
       raise ValueError(
@@ -62,8 +88,12 @@ def labels(values: Any) -> tuple[str, ...]:
       )
     if not label.strip():
       raise ValueError(f"`labels[{i}]` is {str(label)!r}; a label must not be empty.")
-    if label in found[:i]:
+    fault = texts.no_text(label)
+    if fault:
+      raise ValueError(f"`labels[{i}]` is {texts.short(label)}, which has {fault}.")
+    if label in seen:
       raise ValueError(f"`labels` names {str(label)!r} twice; name each label once.")
+    seen.add(label)
   return tuple(str(label) for label in found)
 
 
@@ -81,14 +111,7 @@ def pairs(name: str, values: Any) -> list[Pair]:
   found = _items(name, values, example)
   if not found:
     raise ValueError(f"`{name}` is empty; give at least one (input, target) pair.")
-  for i, pair in enumerate(found):
-    fits = isinstance(pair, tuple | list) and len(pair) == 2
-    if not fits or not all(isinstance(text, str) for text in pair):
-      raise ValueError(
-        f"`{name}[{i}]` is {reprlib.repr(pair)}; it must be a pair of texts "
-        "(input, target)."
-      )
-  return [(str(source), str(target)) for source, target in found]
+  return lists.pairs(found, name)
 
 
 def _is_frame(values: Any) -> bool:

@@ -27,12 +27,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer, api
-from prompt_tuning.core import files
+from prompt_tuning.core import files, folders
 from prompt_tuning.engine import ended
 from prompt_tuning.engine.flags import Parser
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import (
   huggingface,
+  peft,
   prompts,
   savedmodel,
   serving_export,
@@ -45,6 +46,14 @@ from prompt_tuning.interop.load import load
 T5X = {"t5x": t5x.write_legacy, "t5x_orbax": t5x.write_orbax}
 SERVING = {"stablehlo": serving_export.write, "savedmodel": savedmodel.write}
 FORMATS = ("numpy", "peft", *T5X, "huggingface", *SERVING)
+NUMPY = b"\x93NUMPY"
+# What is written into the folder itself whatever is exported, and which of it is ours.
+FOLDERS = {
+  "peft": (folders.listed, (peft.CONFIG, peft.WEIGHTS)),
+  "huggingface": (folders.listed, ("config.json",)),
+  "stablehlo": (serving_export.owned, serving_export.ALWAYS),
+  "savedmodel": (folders.listed, savedmodel.ALWAYS),
+}
 
 
 def export(
@@ -76,6 +85,7 @@ def export(
   if to not in SERVING and (settings or dtype):
     given = sorted([*settings, *(["dtype"] if dtype else [])])
     raise ValueError(f"{given} belong to {list(SERVING)}, not to {to!r}.")
+  _check_output(to, output)
   if to == "huggingface" or (to in T5X and prompt is None):
     if checkpoint is None:
       raise ValueError("`checkpoint` is missing; give the backbone to write.")
@@ -115,6 +125,15 @@ def _same_folder(one: str, other: str) -> bool:
   if files.is_remote(one) or files.is_remote(other):
     return one.rstrip("/") == other.rstrip("/")
   return os.path.isdir(one) and os.path.realpath(one) == os.path.realpath(other)
+
+
+def _check_output(to: str, output: str) -> None:
+  """Refuses a place that cannot be written before a model of any size is read."""
+  if to != "numpy":
+    folders.check(output, *FOLDERS.get(to, ()))
+    return
+  folders.check(files.at(output).parent)
+  files.check_replaceable(output, lambda there: files.head(there, 6) == NUMPY)
 
 
 def _backbone(made: Product, checkpoint: str | None) -> str:

@@ -91,7 +91,7 @@ def tune(
   arguments.check_model(model)
   wish = wished(
     *(train, validation, labels, metrics, output),
-    method=method,
+    method=arguments.text("method", method),
     init=init,
     steps=arguments.whole("steps", steps, 0),
     seed=arguments.whole("seed", seed, 0),

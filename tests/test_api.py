@@ -1,7 +1,9 @@
 """The Python names: what arguments do, and what is refused in the caller's words."""
 
+import copy
 import importlib.util
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -360,7 +362,9 @@ def test_other_verbs_refuse_alike(model, prompt):
     pt.predict(model, prompt, ["a film"], 2.5)
   with pytest.raises(ValueError, match="`pairs` is the one text"):
     pt.score(model, prompt, "a film")
-  with pytest.raises(ValueError, match=r"`train\[0\]` is 'ab'; it must be a pair"):
+  with pytest.raises(
+    ValueError, match=r"`train\[0\]` must be .input text, target text., got 'ab'"
+  ):
     pt.tune(model, ["ab", "cd"])
   with pytest.raises(ValueError, match="`prompt` is 'runs/x'; give what"):
     pt.classify(model, "runs/x", ["a film"], LABELS)
@@ -447,3 +451,57 @@ def test_the_verb_drops_at_its_rate_without_a_backbone_file(
       with pytest.raises(Seen):
         config.call(train.train)
   assert seen == [(0.25, True), (0.0, False)]
+
+
+def test_prompts_and_models_are_copied_and_sent(model, prompt):
+  """By copy and by pickle, to threads and to processes; what is compiled is not."""
+  scores = pt.classify(model, prompt, ["a film"], LABELS)[1]
+  for made in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+    for whole, part in ((made(model), prompt), (model, made(prompt))):
+      found = pt.classify(whole, part, ["a film"], LABELS)[1]
+      np.testing.assert_array_equal(found, scores)
+
+
+@pytest.mark.parametrize(
+  ("asked", "words"),
+  [
+    (lambda m, p: pt.classify(m, p, ["a\ud800"], LABELS), r"`texts\[0\]` .* surrogate"),
+    (lambda m, p: pt.predict(m, p, ["a", "b\0"]), r"`texts\[1\]` .* NUL"),
+    (lambda m, p: pt.predict(m, p, ["<prompt> <prompt>"]), "<prompt> 2 times"),
+    (lambda m, p: pt.classify(m, p, ["a"], ["x\ud800", "y"]), r"`labels\[0\]` .* surr"),
+    (lambda m, p: pt.score(m, p, [("a", "\udfff")]), r"`pairs\[0\]` .* surrogate"),
+    (lambda m, p: pt.classify(m, p, ["a"], LABELS, "yes"), "`normalize_by_length` is"),
+    (lambda m, p: pt.predict(m, p, ["a"], inputs=5), "`inputs` is 5; .* a template"),
+    (lambda m, p: m.logits([[-5]], [[1]]), "`inputs` must be ids from 0 to 8191"),
+    (lambda m, p: m.logits([[1]], [[8192]]), "`targets` must be ids from 0 to 8191"),
+    (lambda m, p: m.logits([[2**40]], [[1]]), "`inputs` must be ids from 0 to 8191"),
+    (lambda m, p: m.logits(np.zeros((1, 0), int), [[1]]), r"got int64 \(1, 0\)"),
+    (lambda m, p: m.logits([[1], [1, 2]], [[1]]), "all rows of one length"),
+    (lambda m, p: pt.tune(m, [("a", "b")], method=5), "`method` is 5"),
+    (lambda m, p: pt.load_model("mini", dtype="float16"), "`dtype` must be one of"),
+    (lambda m, p: pt.load_model(5), "named by a text or a path, got 5"),
+    (lambda m, p: pt.load_prompt(None), "named by a text or a path, got None"),
+    (lambda m, p: pt.load_prompt("x" * 300), "cannot be the name of a file"),
+    (lambda m, p: pt.load_model("x\0"), "cannot be the name of a file"),
+    (lambda m, p: p.save(b"x"), "named by a text or a path, got b'x'"),
+    (lambda m, p: p.save("/proc/x"), "'/proc/x' cannot be written"),
+  ],
+)
+def test_what_no_question_can_hold(model, prompt, asked, words):
+  """Each of these was an answer of nonsense, or an error from deep inside."""
+  with pytest.raises(ValueError, match=words):
+    asked(model, prompt)
+
+
+def test_a_home_is_the_users(prompt, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  prompt.save("~/mine")
+  assert pt.load_prompt("~/mine").parameters == prompt.parameters
+  assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_prompt_of_a_killed_write_is_found(prompt, tmp_path):
+  """Whole, but not yet in its place."""
+  prompt.save(tmp_path / ".prompt_tuning.new")
+  assert pt.load_prompt(tmp_path).parameters == prompt.parameters

@@ -75,6 +75,13 @@ def stranger(folder: pathlib.Path) -> str:
   return "evil"
 
 
+FIELDS = {
+  "length": 4,
+  "parameterise": {"class": "prompt_tuning.parameterisers.dense:Dense"},
+  "site": "encoder.input",
+}
+
+
 @pytest.mark.parametrize(
   "module",
   [
@@ -104,6 +111,19 @@ def stranger(folder: pathlib.Path) -> str:
     {"class": "prompt_tuning.core.prompt:Prompt", "length": 4},
     {"class": "prompt_tuning.core.prompt:Prompt", "length": 1e400},
     {"class": "prompt_tuning.core.places:At", "place": "encoder.input"},
+    *(
+      {"class": "prompt_tuning.core.prompt:Prompt", **FIELDS, **odd}
+      for odd in (
+        {"parameterise": None},
+        {"parameterise": "text"},
+        {"parameterise": {"prompts": 3}},
+        {"transforms": None},
+        {"transforms": [1]},
+        {"transforms": True},
+        {"length": 10**400},
+        {"length": True},
+      )
+    ),
     {"class": "prompt_tuning.core.prompt:Together", "prompts": 3},
     {"class": "prompt_tuning.core.prompt:Together", "prompts": [3]},
     {

@@ -1,16 +1,20 @@
 """Writers keep what is not theirs, and a kill leaves the old or the new files."""
 
+import concurrent.futures
+import contextlib
+import functools
 import os
 import pathlib
+import shutil
 
 import pytest
 
-from prompt_tuning.core import files, folders
+from prompt_tuning.core import files, folders, owned
 from prompt_tuning.core.folders import whole_folder
 
 
-def write(folder, names, owned=folders.listed, **rest):
-  with whole_folder(folder, owned, **rest) as aside:
+def write(folder, names, which=owned.listed, **rest):
+  with whole_folder(folder, which, **rest) as aside:
     for name, text in names.items():
       (aside / name).parent.mkdir(parents=True, exist_ok=True)
       (aside / name).write_text(text)
@@ -20,7 +24,7 @@ def read(folder):
   return {
     path.relative_to(folder).as_posix(): path.read_text()
     for path in sorted(folder.rglob("*"))
-    if path.is_file() and path.name != folders.MANIFEST
+    if path.is_file() and path.name != owned.MANIFEST
   }
 
 
@@ -94,7 +98,7 @@ def test_a_manifest_of_a_stranger_frees_nothing(tmp_path):
   place = tmp_path / "place"
   place.mkdir()
   (place / "own").write_text("kept")
-  digest = folders.digest_of(tmp_path / "mine")
+  digest = owned.digest_of(tmp_path / "mine")
   for text in (
     f'{{"writer": "prompt_tuning", "files": {{"../mine": "{digest}", "own": "0"}}}}',
     f'{{"files": {{"own": "{digest}"}}}}',
@@ -102,7 +106,7 @@ def test_a_manifest_of_a_stranger_frees_nothing(tmp_path):
     "[" * 100_000,
     "no json",
   ):
-    (place / folders.MANIFEST).write_text(text)
+    (place / owned.MANIFEST).write_text(text)
     with pytest.raises(ValueError, match="was not written by this library"):
       write(place, {"own": "x"})
   assert read(tmp_path) == {"mine": "kept", "place/own": "kept"}
@@ -144,18 +148,18 @@ def test_a_kill_leaves_the_old_or_the_new_files(tmp_path, monkeypatch, killed_at
   files.sweep(tmp_path)
   write(tmp_path, {"a": "next", "b": "next"})
   assert read(tmp_path) == {"a": "next", "b": "next", "mine": "kept"}
-  assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "mine", folders.MANIFEST}
+  assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "mine", owned.MANIFEST}
 
 
 def test_a_manifest_may_stand_beside_the_folder(tmp_path):
   """For formats that admit no other file: T5X compares what a checkpoint holds."""
   place = tmp_path / "model" / "checkpoint_0"
-  write(place, {"a": "one", "b": "one"}, folders.listed_beside)
-  write(place, {"a": "two"}, folders.listed_beside)
+  write(place, {"a": "one", "b": "one"}, owned.listed_beside)
+  write(place, {"a": "two"}, owned.listed_beside)
   assert {path.name: path.read_text() for path in place.iterdir()} == {"a": "two"}
   (place / "a").write_text("mine")
   with pytest.raises(ValueError, match="'a', which was not written"):
-    write(place, {"a": "three"}, folders.listed_beside)
+    write(place, {"a": "three"}, owned.listed_beside)
   assert (place / "a").read_text() == "mine"
 
 
@@ -197,3 +201,118 @@ def test_a_file_is_written_over_ours_alone(tmp_path):
   for name in ("folder", "pipe"):
     with pytest.raises(ValueError, match="name a file to write"):
       files.write_text(tmp_path / name, "x")
+
+
+def test_a_link_in_a_manifest_of_a_stranger_leads_nowhere(tmp_path):
+  """Whoever wrote it knows what is in an empty file."""
+  outside, place = tmp_path / "outside", tmp_path / "place"
+  outside.mkdir()
+  (outside / "__init__.py").write_text("")
+  write(place, {"a": "one"})
+  (place / "linked").symlink_to(outside)
+  digest = owned.digest_of(outside / "__init__.py")
+  (place / owned.MANIFEST).write_text(
+    f'{{"writer": "prompt_tuning", "files": {{"linked/__init__.py": "{digest}"}}}}'
+  )
+  write(place, {"b": "two"})
+  assert read(outside) == {"__init__.py": ""}
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file", "plan"])
+def test_what_a_stranger_left_waiting_replaces_nothing(tmp_path, kind):
+  place, waiting = tmp_path / "place", tmp_path / "place" / folders.NEW
+  place.mkdir()
+  (place / "mine").write_text("kept")
+  (tmp_path / "elsewhere").mkdir()
+  if kind == "link":
+    waiting.symlink_to(tmp_path / "elsewhere")
+  elif kind == "file":
+    waiting.write_text("x")
+  else:
+    waiting.mkdir()
+    (waiting / "mine").write_text("theirs")
+    if kind == "plan":
+      (waiting / ".prompt_tuning.plan").write_text('{"files": ["mine"], "before": {}}')
+  with pytest.raises(ValueError, match="was not written by this library"):
+    write(place, {"a": "x"})
+  assert (place / "mine").read_text() == "kept"
+  assert not (place / "a").exists()
+
+
+@pytest.mark.parametrize("which", [owned.listed, owned.listed_beside])
+@pytest.mark.parametrize("killed_at", range(6))
+def test_after_a_kill_nothing_old_is_left(tmp_path, monkeypatch, which, killed_at):
+  """The next write knows what the one before would have removed."""
+  place, left = tmp_path / "place", killed_at
+  write(place, {"old/deep/a": "old", "b": "old"}, which)
+
+  def stop(real, *args):
+    nonlocal left
+    if not left:
+      raise KeyboardInterrupt
+    left -= 1
+    return real(*args)
+
+  with monkeypatch.context() as patch:
+    for name in ("rename", "replace", "unlink"):
+      patch.setattr(os, name, functools.partial(stop, getattr(os, name)))
+    patch.setattr(folders.shutil, "rmtree", lambda *args, **rest: None)
+    with contextlib.suppress(KeyboardInterrupt):
+      write(place, {"b": "new", "c": "new"}, which)
+  files.sweep(place)
+  files.sweep(tmp_path)
+  write(place, {"b": "next"}, which)
+  assert read(place) == {"b": "next"}
+  assert not (place / "old").exists()
+
+
+def test_a_new_folder_is_ours_after_a_kill(tmp_path, monkeypatch):
+  """However few of its renames were made."""
+  place = tmp_path / "checkpoint_0"
+  for killed_at in range(3):
+    left = killed_at
+
+    def stop(real, *args):
+      nonlocal left
+      if not left:
+        raise KeyboardInterrupt
+      left -= 1
+      return real(*args)
+
+    with monkeypatch.context() as patch:
+      for name in ("rename", "replace"):
+        patch.setattr(os, name, functools.partial(stop, getattr(os, name)))
+      with contextlib.suppress(KeyboardInterrupt):
+        write(place, {"a": "one"}, owned.listed_beside)
+    write(place, {"a": "two"}, owned.listed_beside)
+    assert read(place) == {"a": "two"}
+    shutil.rmtree(place)
+
+
+def test_an_error_leaves_no_folders(tmp_path):
+  with pytest.raises(KeyError), whole_folder(tmp_path / "a" / "b" / "c"):
+    raise KeyError
+  assert not [*tmp_path.iterdir()]
+
+
+def test_many_writers_at_once(tmp_path):
+  """Each leaves its files whole, the last one's stand."""
+
+  def one(number):
+    write(tmp_path / "place", {name: str(number) for name in "abc"})
+    files.write_text(tmp_path / "report", str(number) * 1000)
+
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(one, range(40)))
+  assert len(set(read(tmp_path / "place").values())) == 1
+  assert len((tmp_path / "report").read_text()) in (1000, 2000)
+  assert {path.name for path in tmp_path.iterdir()} == {"place", "report"}
+
+
+def test_names_of_any_letters(tmp_path):
+  path = tmp_path / ("\u65e5" * 85)  # 255 bytes, the most that there may be
+  files.write_text(path, "one")
+  assert path.read_text() == "one"
+  for name in ("\u65e5" * 86, "a\0b"):
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
+      files.write_text(tmp_path / name, "one")

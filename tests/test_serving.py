@@ -455,3 +455,38 @@ def test_bytes_in_a_graph_are_bytes():
   found = [one.decode() for one in words.decode(tf.ragged.constant(odd)).numpy()]
   wanted = [vocabularies.decode(held, row) for row in odd]
   assert found == wanted == [pieces.decode(row) for row in odd]
+
+
+def test_long_texts_stand_alone(plain, monkeypatch):
+  """One long text among many makes no other row long."""
+  monkeypatch.setattr(serving.lengths, "USUAL", 16)
+  texts = [f"film {i}" for i in range(70)]
+  texts[30] = "a long film " * 30
+  shapes, run = [], serving.Served.run
+
+  def seen(served, program, **features):
+    shapes.append(features["inputs"].shape)
+    return run(served, program, **features)
+
+  monkeypatch.setattr(serving.Served, "run", seen)
+  labels, scores_BK = plain.served.classify(iter(texts))
+  assert sum(rows for rows, width in shapes if width > 16) == 1
+  assert max(rows for rows, _ in shapes) <= serving.MOST
+  for i in (0, 30, 69):
+    label, scores = plain.served.classify([texts[i]])
+    np.testing.assert_allclose(scores[0], scores_BK[i], atol=TOLERANCE)
+    assert label == [labels[i]]
+
+
+def test_texts_are_checked_as_python_checks_them(plain):
+  for wrong, words in (
+    (["a", "b\ud800"], r"`texts\[1\]` is 'b.ud800', which has half of a surrogate"),
+    (["a\0"], r"`texts\[0\]` is .* the character NUL"),
+    (["a <prompt> b <prompt>"], "holds <prompt> 2 times"),
+    (b"a", "`texts` must be a list of texts, got b'a'"),
+    ({"a"}, "`texts` must be a list of texts"),
+    (5, "`texts` must be a list of texts"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      plain.served.predict(wrong)
+  assert plain.served.predict(iter([])) == []

@@ -16,7 +16,7 @@ import prompt_tuning as pt
 from prompt_tuning import answer, export
 from prompt_tuning.backbones.t5 import fused
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import evaluate
+from prompt_tuning.engine import conventions, evaluate
 from prompt_tuning.interop import serving
 from prompt_tuning.interop.load import load
 from prompt_tuning.interop.serving_settings import Settings
@@ -243,5 +243,5 @@ def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match=words):
       Settings(**given)
   trained = {"output": {"kind": "beam_search", "steps": 5, "beams": 3, "alpha": 0.1}}
-  assert Settings(steps=4).filled(trained).output == Beam(4, 3, 0.1)
-  assert Settings().filled({}).output == Greedy(32)
+  assert Settings(steps=4).filled(conventions.of(trained)).output == Beam(4, 3, 0.1)
+  assert Settings().filled(conventions.of({})).output == Greedy(32)

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import math
 import re
+import reprlib
 import sys
 import types
 import typing
@@ -115,10 +116,12 @@ def _built(data: Mapping[str, Any], depth: int) -> Any:
         fields[name] = None
     elif _required(field) and name not in fields:
       raise ValueError(f"card.json gives {data['class']} no {name!r}.")
-    elif name in fields and not _fits(fields[name], field.type):
+  hints = typing.get_type_hints(cls)
+  for name, value in fields.items():
+    if not drawn(name) and not _suits(value, hints[name]):
       raise ValueError(
-        f"card.json gives {data['class']} the {name} {fields[name]!r}, which is no "
-        f"{getattr(field.type, '__name__', field.type)}."
+        f"card.json gives {data['class']} the {name} {reprlib.repr(value)}, which is "
+        "not of its kind."
       )
   try:
     return cls(**fields)
@@ -126,31 +129,31 @@ def _built(data: Mapping[str, Any], depth: int) -> Any:
     raise ValueError(f"card.json describes no {data['class']}: {error}.") from error
 
 
+def _suits(value: Any, hint: Any) -> bool:
+  """Whether a value is of the kind that a field of a word says; unsaid kinds do."""
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    return any(_suits(value, one) for one in inner)
+  if origin is typing.Literal:
+    return value in inner
+  if origin is Sequence and inner:
+    return isinstance(value, tuple) and all(_suits(one, inner[0]) for one in value)
+  if hint is int:
+    return type(value) is int and abs(value) < 2**63
+  if hint is float:
+    return type(value) is float or _suits(value, int)
+  if hint in (bool, str, types.NoneType, At):
+    return isinstance(value, hint)
+  if isinstance(hint, type) and issubclass(hint, nn.Module):
+    return isinstance(value, hint)
+  return True
+
+
 def _required(field: dataclasses.Field) -> bool:
   return (
     field.default is dataclasses.MISSING
     and field.default_factory is dataclasses.MISSING
   )
-
-
-def _fits(value: Any, kind: Any) -> bool:
-  """Whether a value is of an annotated type, as far as types say anything of it."""
-  origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-  if kind is Any or isinstance(kind, str):
-    return True
-  if origin in (types.UnionType, typing.Union):
-    return any(_fits(value, one) for one in arguments)
-  if origin in (Sequence, list, tuple):
-    inner = [one for one in arguments if one is not Ellipsis]
-    return isinstance(value, tuple) and all(_fits(x, inner[0]) for x in value)
-  if origin is Mapping or origin is dict:
-    values = value.values() if isinstance(value, Mapping) else [None]
-    return isinstance(value, Mapping) and all(_fits(x, arguments[1]) for x in values)
-  if kind is float:
-    return type(value) in (int, float)
-  if kind in (int, bool, str, type(None)):
-    return type(value) is (type(None) if kind is None else kind)
-  return isinstance(value, kind) if isinstance(kind, type) else True
 
 
 def word(path: Any) -> type:

@@ -5,18 +5,27 @@ object store shows each file when it is whole, so nothing is written aside there
 folders are written by `core.folders`.
 """
 
+import contextlib
+import errno
+import fcntl
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Names of what is being written. Nothing else may bear such a name: `sweep` removes it.
 ASIDE = ".prompt_tuning.{}.aside"
 _ASIDE = re.compile(r"\.prompt_tuning\..+\.aside")
+# Bytes of a name.
+_LONGEST = 255
+# How long another process may take to move its files.
+_WAIT_S = 10.0
 
 # Whether the file at a path is one of ours, which may be replaced.
 Ours = Callable[[Any], bool]
@@ -30,11 +39,14 @@ def is_remote(path: Any) -> bool:
 def at(path: Any) -> Any:
   """The `pathlib.Path` or, of a remote place, the `epath.Path`.
 
+  `~` in front is the user's home: no shell has read what stands in quotes.
+
   Raises:
-    ValueError: for a kind of remote place that epath does not know.
+    ValueError: for what is no path, or a remote place of a kind that epath does not
+      know.
   """
   if not is_remote(path):
-    return pathlib.Path(path)
+    return pathlib.Path(_checked(path))
   # Slow to import, and rarely needed.
   from etils import epath
 
@@ -44,6 +56,21 @@ def at(path: Any) -> Any:
     raise ValueError(
       f"{str(path)!r} is of a kind that is not known; gs://, s3:// and local paths are."
     ) from error
+
+
+def _checked(path: Any) -> str:
+  """A local path that the system takes, `~` made the user's home."""
+  if not isinstance(path, str | os.PathLike):
+    raise ValueError(f"A file or folder is named by a text or a path, got {path!r}.")
+  found = os.path.expanduser(os.fspath(path))
+  try:
+    parts = os.fsencode(found).split(b"/")
+  except UnicodeEncodeError as error:
+    raise ValueError(f"{found!r} cannot be the name of a file: {error}.") from error
+  if "\0" in found or max(map(len, parts)) > _LONGEST:
+    why = "it holds a NUL" if "\0" in found else "it is too long"
+    raise ValueError(f"{found!r} cannot be the name of a file: {why}.")
+  return found
 
 
 def sweep(folder: Any) -> None:
@@ -81,7 +108,7 @@ def write_bytes(path: Any, data: bytes, ours: Ours | None = None) -> None:
   if is_remote(path):
     path.write_bytes(data)
     return
-  aside = path.with_name(ASIDE.format(f"{path.name[:200]}.{os.getpid()}"))
+  aside = path.with_name(ASIDE.format(secrets.token_hex(8)))
   try:
     aside.write_bytes(data)
     os.replace(aside, path)
@@ -155,3 +182,30 @@ def head(path: Any, size: int = 4096) -> bytes:
       return file.read(size)
   except OSError:
     return b""
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps other threads and processes from moving files there meanwhile.
+
+  Where the system knows no such lock, or somebody else keeps it, the move goes on.
+  """
+  try:
+    file = os.open(folder, os.O_RDONLY)
+  except OSError:
+    yield
+    return
+  try:
+    until = time.monotonic() + _WAIT_S
+    while True:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except OSError as error:
+        busy = error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+        if not busy or time.monotonic() > until:
+          break
+      time.sleep(0.01)
+    yield
+  finally:
+    os.close(file)

@@ -15,6 +15,7 @@ import numpy as np
 
 from prompt_tuning.data import buckets as bucketing
 from prompt_tuning.data.features import Layout, pad
+from prompt_tuning.data.lengths import MANY
 from prompt_tuning.data.packing import pack
 from prompt_tuning.data.suited import check_labels, check_lengths, check_targets
 
@@ -30,9 +31,6 @@ __all__ = [
   "stack",
   "train_batches",
 ]
-
-# More batches than this are sorted by length.
-MANY = 8
 
 Example = dict[str, Any]
 Batch = dict[str, np.ndarray]

@@ -13,6 +13,7 @@ from typing import Any
 from prompt_tuning.data import files, lines, tables
 from prompt_tuning.data.fewshot import FewShot
 from prompt_tuning.data.task import MARK
+from prompt_tuning.data.texts import plain
 
 # Columns that are the whole input where no template says which are.
 PLAIN = ("text", "inputs")
@@ -39,7 +40,7 @@ class Reading:
     Raises:
       ValueError: if it names none, or its braces do not fit.
     """
-    found = [name for name, is_column in self._pieces if is_column]
+    found = [name for name, is_column in self.pieces if is_column]
     if not found:
       raise ValueError(
         f"`INPUTS` is {self.inputs!r}, which names no column. Write one in braces: "
@@ -48,7 +49,8 @@ class Reading:
     return tuple(dict.fromkeys(found))
 
   @functools.cached_property
-  def _pieces(self) -> list[tuple[str, bool]]:
+  def pieces(self) -> list[tuple[str, bool]]:
+    """(text, or name of a column; whether it is one) of the template, in order."""
     return files._pieces(self.inputs, "INPUTS")
 
   def text(self, row: tables.Row) -> str:
@@ -66,7 +68,7 @@ class Reading:
           f"{row.where}: a text holds {MARK}, which only a template may hold: it marks "
           "the place of the prompt. Change the text."
         )
-    return "".join(texts[piece] if named else piece for piece, named in self._pieces)
+    return "".join(texts[piece] if named else piece for piece, named in self.pieces)
 
   def line(self, where: str, text: str) -> str:
     """The input of a text that is the one column.
@@ -170,7 +172,9 @@ def texts(values: Iterable[Any], reading: Reading | None) -> list[str]:
         )
       found.append(reading.text(tables.Row(where, dict(value))))
     elif isinstance(value, str):
-      found.append(value if reading is None else reading.line(where, value))
+      found.append(
+        plain(where, value) if reading is None else reading.line(where, value)
+      )
     else:
       raise ValueError(f"{where} is {tables.short(value)}; it must be a text.")
   return found

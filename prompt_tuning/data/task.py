@@ -17,6 +17,7 @@ import numpy as np
 
 from prompt_tuning.data import metric_needs, sequences, vocabularies
 from prompt_tuning.data import metrics as metric_room
+from prompt_tuning.data.texts import MARK as MARK
 
 # "inputs" and "targets" are texts. What some metrics ask for beyond: "references", the
 # accepted answers; "group", which examples are scored together; "label", a class that
@@ -28,9 +29,6 @@ Vocabulary = Any  # vocabularies.Vocabulary or seqio.Vocabulary
 SeqioTask = Any  # seqio.Task, or seqio.Mixture of several
 Dataset = Any  # tf.data.Dataset
 
-# Written once in an input where the prompt shall stand. It is no part of the text that
-# the model reads: `dataset` takes it out and says in `mark` where it stood.
-MARK = "<prompt>"
 
 # Epoch e of seed s is shuffled with s * _STRIDE + e, so that seeds share no order.
 _STRIDE = 1_000_003

@@ -5,6 +5,9 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+# Written once in an input where the prompt shall stand. It is no part of the text that
+# the model reads: `dataset` takes it out and says in `mark` where it stood.
+MARK = "<prompt>"
 # Messages list so many names at the most.
 SHOWN = 10
 
@@ -36,3 +39,20 @@ def no_text(value: str) -> str:
       f"{error.start + 1}: what is left of a character cut in two"
     )
   return ""
+
+
+def plain(where: str, text: str) -> str:
+  """A text as the whole input.
+
+  Raises:
+    ValueError: if no vocabulary could read it, or it marks several places.
+  """
+  fault = no_text(text)
+  if fault:
+    raise ValueError(f"{where} is {short(text)}, which has {fault}. Take it out.")
+  if text.count(MARK) > 1:
+    raise ValueError(
+      f"{where} is {short(text)}, which holds {MARK} {text.count(MARK)} times; "
+      "it marks the one place of the prompt."
+    )
+  return text

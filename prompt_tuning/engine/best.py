@@ -10,12 +10,11 @@ from typing import Any
 import safetensors
 
 from prompt_tuning.core import files
-from prompt_tuning.core.folders import current
+from prompt_tuning.core.folders import current, whole_folder
 from prompt_tuning.engine import records
 from prompt_tuning.engine.loop import Best
 
 PRODUCT, COPY = "prompt", "checkpoints/best"
-# The card last: it says what the other one holds.
 _FILES = ("prompt.safetensors", "card.json")
 
 
@@ -109,5 +108,6 @@ def _shapes(path: Any) -> dict[str, list[int]]:
 
 
 def _copy(source: Any, target: Any) -> None:
-  for name in _FILES:
-    files.write_bytes(target / name, current(source, name).read_bytes())
+  with whole_folder(target, lambda folder: _FILES) as aside:
+    for name in _FILES:
+      (aside / name).write_bytes(current(source, name).read_bytes())

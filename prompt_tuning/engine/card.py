@@ -84,7 +84,9 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-  return type(value) in (int, float) and math.isfinite(value)
+  if type(value) is int:
+    return abs(value) < 2**1023
+  return type(value) is float and math.isfinite(value)
 
 
 def _hexadecimal(value: Any) -> bool:

@@ -5,6 +5,7 @@ whose fingerprint is another. Reading one runs nothing that its files say: see
 `engine.card` and `core.describe`.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -42,6 +43,17 @@ class Product:
   trainable: Any
   card: dict[str, Any]
   frozen: Any = dataclasses.field(default_factory=dict)
+
+  def __getstate__(self) -> dict[str, Any]:
+    # As its card says it: how a parameter was first drawn is code, and is done with.
+    return {**vars(self), "module": describe.describe(self.module)}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    vars(self).update({**state, "module": describe.rebuild(state["module"])})
+
+  def __deepcopy__(self, memo: dict[int, Any]) -> "Product":
+    values = copy.deepcopy((self.trainable, self.card, self.frozen), memo)
+    return Product(self.module, *values)
 
   @property
   def fingerprint(self) -> str | None:
@@ -161,7 +173,7 @@ def load(folder: Any) -> Product:
       or hold what no prompt holds.
   """
   folder = at(folder)
-  if not (folder / CARD).is_file() and (folder / "prompt").is_dir():
+  if not current(folder, CARD).is_file() and (folder / "prompt").is_dir():
     folder = folder / "prompt"
   for name in (CARD, TENSORS):
     if not current(folder, name).is_file():

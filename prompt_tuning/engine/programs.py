@@ -24,6 +24,10 @@ class Programs:
     self._kept: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
     self._lock = threading.Lock()
 
+  def __reduce__(self) -> tuple[Any, ...]:
+    # A copy compiles its own: programs and locks belong to one process.
+    return Programs, (self.most,)
+
   def __len__(self) -> int:
     return len(self._kept)
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning.data import batches as batching
+from prompt_tuning.data import lengths
 from prompt_tuning.data.features import Layout
+from prompt_tuning.data.lengths import bound as bound
 
-# The usual length of a row, where training does not say a longer one.
-USUAL = 512
 # Positions of the longest row unless more is asked for: as much as 64 usual ones.
 MOST_POSITIONS = 4096
 
@@ -32,11 +32,6 @@ class Planned:
   size: int
 
 
-def bound(size: int, trained: int = 0) -> int:
-  """B * T * T of `size` rows of the usual length, or of the one trained with."""
-  return size * max(USUAL, trained) ** 2
-
-
 def plan(
   examples: Sequence[Mapping[str, Any]],
   layout: Layout,
@@ -46,9 +41,7 @@ def plan(
 ) -> list[Planned]:
   """Batches that hold each example once.
 
-  Where there are many batches, or the longest example would fill one, short examples
-  stand with short ones in rows of a few lengths; otherwise the examples keep their
-  order and all rows have one length.
+  See `data.lengths.batches` for their order.
 
   Args:
     examples: task features. layout: how each is laid out; its lengths are the limit.
@@ -62,24 +55,15 @@ def plan(
   if size < 1:
     raise ValueError(f"`EVAL_BATCH_SIZE` must be at least 1, got {size}.")
   layout = layout.around(examples)
-  order = list(range(len(examples)))
 
-  def fits(rows: int, layout: Layout) -> bool:
-    return most is None or rows * layout.lengths["inputs"] ** 2 <= most
+  def fit(numbers: Sequence[int], few: bool) -> Layout:
+    return layout.around([examples[i] for i in numbers], doubling=few)
 
-  sort = len(examples) > batching.MANY * size or not fits(size, layout)
-  if sort:
-    order.sort(key=lambda i: len(examples[i]["inputs"]))
-  planned, start = [], 0
-  while start < len(order):
-    rows, fitting = size, layout
-    while True:
-      numbers = order[start : start + rows]
-      if sort:
-        fitting = layout.around([examples[i] for i in numbers], doubling=True)
-      if rows == 1 or fits(rows, fitting):
-        break
-      rows //= 2
-    planned.append(Planned(numbers, fitting, rows + -rows % multiple))
-    start += len(numbers)
-  return planned
+  def fits(rows: int, fitting: Layout) -> bool:
+    return most is None or rows * fitting.lengths["inputs"] ** 2 <= most
+
+  sizes = [len(example["inputs"]) for example in examples]
+  return [
+    Planned(numbers, fitting, rows + -rows % multiple)
+    for numbers, fitting, rows in lengths.batches(sizes, size, fit, fits, batching.MANY)
+  ]

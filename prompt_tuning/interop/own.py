@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from prompt_tuning.backbones.t5 import files
+from prompt_tuning.core.folders import current
 from prompt_tuning.interop import places, tensor_files, untrusted
 from prompt_tuning.interop.lazy import UnreadableError
 from prompt_tuning.interop.source import Source, config_of
@@ -11,7 +12,7 @@ from prompt_tuning.interop.source import Source, config_of
 
 def recognises(folder: Any) -> bool:
   """Whether a folder holds a config.json that is no other library's."""
-  return (folder / "config.json").is_file()
+  return current(folder, "config.json").is_file()
 
 
 def open_source(folder: Any) -> Source:
@@ -23,14 +24,14 @@ def open_source(folder: Any) -> Source:
   Raises:
     UnreadableError: if it is no such folder, or its files do not fit each other.
   """
-  path = folder / "config.json"
+  path = current(folder, "config.json")
   fields = untrusted.read_object(path)
   if fields.pop("format", None) != files.FORMAT:
     raise UnreadableError(
       f'{str(path)!r} does not say "format": "{files.FORMAT}", so it is not a folder '
       "that this library saved."
     )
-  arrays = tensor_files.tensors(folder / "model.safetensors")
+  arrays = tensor_files.tensors(current(folder, files.WEIGHTS))
   shapes = {name: lazy.shape for name, lazy in arrays.items()}
   found = config_of(shapes, str(folder), fields.get("relative_max_distance", 128))
   kinds = fields.get("mlp_activations", found.mlp_activations)

@@ -1,9 +1,9 @@
 """Where a backbone lies: a folder here, a remote one, or one of Hugging Face's Hub."""
 
-import pathlib
 from typing import Any
 
 from prompt_tuning.core import files
+from prompt_tuning.core.folders import current
 from prompt_tuning.data import vocabularies
 from prompt_tuning.interop import hub
 
@@ -22,7 +22,7 @@ def find(path: str) -> Any:
   """
   if files.is_remote(path):
     return files.at(path)
-  place = pathlib.Path(path)
+  place = files.at(path)
   if place.exists() or not hub.is_id(path):
     return place
   return hub.snapshot(path)
@@ -31,6 +31,6 @@ def find(path: str) -> Any:
 def vocabulary(folder: Any, rows: int) -> str | None:
   """The vocabulary in a folder, "bytes" for ByT5's number of rows, or None."""
   for name in vocabularies.NAMES:
-    if (folder / name).is_file():
-      return str(folder / name)
+    if current(folder, name).is_file():
+      return str(current(folder, name))
   return "bytes" if rows == BYTE_ROWS else None

@@ -17,6 +17,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import files
 from prompt_tuning.core.context import Spec
+from prompt_tuning.core.folders import current
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.prompt import Prompt, Together
 from prompt_tuning.engine import product
@@ -50,7 +51,12 @@ def load(path: Any, task: int | None = None) -> Product:
     ValueError: if it is none of these, damaged, or of a kind that is not supported.
   """
   path = files.at(path)
-  ours = (path / "card.json").is_file()
+  if files.is_remote(path):
+    try:
+      path.exists()
+    except Exception as error:  # whatever the client of that place raises
+      raise ValueError(f"{str(path)!r} cannot be reached: {error}") from error
+  ours = current(path, product.CARD).is_file()
   if not ours and (path / peft.CONFIG).is_file():
     return _product("peft", path, peft.read(path, task))
   if path.is_file() and path.name != "checkpoint":
@@ -152,9 +158,19 @@ def fixed(prompt: Product) -> Injection:
       f"and t5x cannot hold it. {REMAINS}"
     )
   params = {**prompt.frozen, **prompt.trainable}.get("prompt", {})
-  backbone = prompt.card["backbone"]
-  spec = _sizes(backbone.get("width") or 1, backbone.get("architecture", {}))
-  return prompt.module.apply({"params": params}, None, spec)
+  backbone = prompt.card.get("backbone") or {}
+  sizes = backbone.get("architecture") or {}
+  spec = _sizes(backbone.get("width") or 1, sizes)
+  try:
+    return prompt.module.apply({"params": params}, None, spec)
+  except ValueError as error:
+    if sizes and backbone.get("width"):
+      raise
+    raise ValueError(
+      "The prompt's card does not say the width and the architecture of its backbone, "
+      "which this format needs. Train it with this library, or fill in the card's "
+      '"backbone" from that of another prompt of the same backbone.'
+    ) from error
 
 
 def _sizes(width: int, stated: Mapping[str, Any]) -> Spec:

@@ -27,7 +27,7 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import stablehlo
 
-from prompt_tuning.core.folders import whole_folder
+from prompt_tuning.core import folders
 from prompt_tuning.data.task import MARK
 from prompt_tuning.interop import serving_export, serving_reads
 from prompt_tuning.interop.savedmodel_words import Tensor, Tokeniser, tokeniser
@@ -38,6 +38,7 @@ from prompt_tuning.interop.serving_reads import Reads
 
 # What every TensorFlow that setup.py allows can read; older ones lack operations.
 STABLEHLO = "1.8.0"
+ALWAYS = ("card.json", "saved_model.pb", "fingerprint.pb")
 BY_DEFAULT = ("classify", "predict", "choose", "generate")
 
 
@@ -53,6 +54,7 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
     raise ValueError(
       f"A SavedModel needs TensorFlow: {error}. Use --to=stablehlo, which does not."
     ) from error
+  folders.check(folder, expected=ALWAYS)  # before what takes minutes
   said, model = serving_export.vocabulary(made.vocabulary)
   words = tokeniser(made.vocabulary)
   module = tf.Module()
@@ -70,7 +72,7 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
   module.functions = functions
   default = next(name for name in BY_DEFAULT if name in functions)
   concrete = {name: fn.get_concrete_function() for name, fn in functions.items()}
-  with whole_folder(folder) as aside:
+  with folders.whole_folder(folder) as aside:
     signatures = {**concrete, "serving_default": concrete[default]}
     tf.saved_model.save(module, str(aside), signatures=signatures)
     if model is not None:

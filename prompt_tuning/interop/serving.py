@@ -15,14 +15,16 @@ batches of few sizes for that reason.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
 import numpy as np
 from jax import export
 
+from prompt_tuning.data import lengths
 from prompt_tuning.data.task import MARK, split_mark
+from prompt_tuning.data.texts import short
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
 from prompt_tuning.interop.serving_files import EOS, Pieces
 from prompt_tuning.interop.serving_reads import Reads
@@ -63,25 +65,25 @@ class Served:
     given = _checked(features, self.card)
     return jax.device_get(self.programs[program](self.weights, given))
 
-  def predict(self, texts: Sequence[str], external: Any = None) -> list[str]:
+  def predict(self, texts: Iterable[Any], external: Any = None) -> list[str]:
     """One written answer a text.
 
     Args:
       texts: as for `pt.predict`, {column: text} where the prompt's template has several
         columns. external: vectors [B C], for a prompt that reads some.
     """
-    found = self._answers("generate", texts, external)
-    ids = [row for batch in found for row in batch["ids"]]
-    return text.answers(np.array(ids), self._pieces().decode) if ids else []
+    ids = self._answers("generate", texts, external).get("ids")
+    return [] if ids is None else text.answers(ids, self._pieces().decode)
 
   def classify(
-    self, texts: Sequence[str], external: Any = None
+    self, texts: Iterable[Any], external: Any = None
   ) -> tuple[list[str], np.ndarray]:
     """The likeliest label of each text, and log-probabilities [B K] of all labels."""
-    found = [batch["scores"] for batch in self._answers("choose", texts, external)]
     labels = self.card.get("labels") or []
-    scores_BK = np.concatenate(found) if found else np.zeros((0, len(labels)))
-    return [labels[k] for k in scores_BK.argmax(1)] if found else [], scores_BK
+    scores_BK = self._answers("choose", texts, external).get("scores")
+    if scores_BK is None:
+      return [], np.zeros((0, len(labels)))
+    return [labels[k] for k in scores_BK.argmax(1)], scores_BK
 
   def _pieces(self) -> Pieces:
     if self.pieces is None:
@@ -91,9 +93,9 @@ class Served:
     return self.pieces
 
   def _answers(
-    self, program: str, texts: Sequence[str], external: Any
-  ) -> Iterator[dict[str, np.ndarray]]:
-    """What a program says, one batch at a time, the rows in the texts' order."""
+    self, program: str, texts: Iterable[Any], external: Any
+  ) -> dict[str, np.ndarray]:
+    """What a program says of each text, in order; nothing of no text."""
     if program not in self.programs:
       self.run(program)
     columns: dict[str, Any] = {} if external is None else {"external": external}
@@ -103,21 +105,37 @@ class Served:
       columns["mark"] = marks
     columns = {name: np.asarray(value) for name, value in columns.items()}
     for name, value in columns.items():
-      if value.shape[:1] != (len(texts),):
+      if value.shape[:1] != (len(ids),):
         raise ValueError(
-          f"`{name}` must have one row for each of the {len(texts)} texts, got shape "
+          f"`{name}` must have one row for each of the {len(ids)} texts, got shape "
           f"{value.shape}."
         )
-    width = -(-max(map(len, ids), default=1) // ROUND) * ROUND
-    for start in range(0, len(ids), MOST):
-      chosen = range(start, min(start + MOST, len(ids)))
-      rows = [*chosen] + [chosen[-1]] * (_size(len(chosen)) - len(chosen))
+    found, order = [], []
+    for chosen, width, size in _batches(ids, reads):
+      rows = [*chosen, *[chosen[-1]] * (min(size, _size(len(chosen))) - len(chosen))]
       inputs = np.zeros((len(rows), width), np.int32)
       for row, number in zip(inputs, rows, strict=True):
         row[: len(ids[number])] = ids[number]
       rest = {name: value[np.array(rows)] for name, value in columns.items()}
-      found = self.run(program, inputs=inputs, **rest)
-      yield {name: value[: len(chosen)] for name, value in found.items()}
+      said = self.run(program, inputs=inputs, **rest)
+      found.append({name: value[: len(chosen)] for name, value in said.items()})
+      order += chosen
+    back = np.argsort(np.array(order, np.int32))
+    names = found[0] if found else ()
+    return {name: np.concatenate([one[name] for one in found])[back] for name in names}
+
+
+def _batches(ids: Sequence[Sequence[int]], reads: Reads) -> Any:
+  """(numbers, positions, rows) of each batch; see `data.lengths`."""
+  sizes = [len(row) for row in ids]
+  most = lengths.bound(MOST, reads.most or 0)
+
+  def fit(numbers: Sequence[int], few: bool) -> int:
+    longest = max(sizes[i] for i in numbers)
+    rounds = -(-longest // ROUND)
+    return ROUND * (_size(rounds) if few else rounds)
+
+  return lengths.batches(sizes, MOST, fit, lambda rows, width: rows * width**2 <= most)
 
 
 def _size(rows: int) -> int:
@@ -126,11 +144,11 @@ def _size(rows: int) -> int:
 
 
 def _tokens(
-  texts: Sequence[Any], pieces: Pieces, marked: bool, reads: Reads
+  texts: Iterable[Any], pieces: Pieces, marked: bool, reads: Reads
 ) -> tuple[list[list[int]], np.ndarray]:
   """Ids of each text, end mark last, and how many of them stand before its mark."""
-  if isinstance(texts, (str, Mapping)):
-    raise ValueError(f"`texts` must be a list of texts, got {texts!r}.")
+  if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__iter__"):
+    raise ValueError(f"`texts` must be a list of texts, got {short(texts)}.")
   ids, marks = [], []
   for i, one in enumerate(texts):
     before, rest = split_mark(reads.text(f"`texts[{i}]`", one))

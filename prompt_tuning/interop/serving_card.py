@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompt_tuning.core.folders import current
 from prompt_tuning.interop import serving_reads, untrusted
 from prompt_tuning.interop.lazy import UnreadableError
 from prompt_tuning.interop.untrusted import Stated
@@ -164,7 +165,7 @@ def _check_files(folder: pathlib.Path, stated: Stated) -> None:
   for name in needed:
     listed.text(name)
   for name in listed.fields:
-    if untrusted.is_plain(name) and not (folder / name).exists():
+    if untrusted.is_plain(name) and not current(folder, name).exists():
       raise UnreadableError(f"{str(folder)!r} lacks {name}. {_COPY}")
     path = untrusted.inside(folder, name)
     with path.open("rb") as file:

@@ -27,8 +27,7 @@ import jax
 from jax import export
 from safetensors import flax as safetensors_flax
 
-from prompt_tuning.core import files
-from prompt_tuning.core.folders import whole_folder
+from prompt_tuning.core import files, folders
 from prompt_tuning.data import tokenizer_files, tokenizer_json, vocabularies
 from prompt_tuning.interop import serving_card
 from prompt_tuning.interop.serving_card import CARD, PROGRAM, WEIGHTS
@@ -36,6 +35,8 @@ from prompt_tuning.interop.serving_files import said
 from prompt_tuning.interop.serving_programs import Servable
 
 VOCABULARY = "spiece.model"
+# Files of every artifact.
+ALWAYS = (CARD, WEIGHTS, PROGRAM.format("generate"))
 
 
 def lower(made: Servable) -> dict[str, export.Exported]:
@@ -100,13 +101,14 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
   Raises:
     ValueError: if a file that is not ours stands in the way.
   """
+  folders.check(folder, owned, ALWAYS)  # before what takes minutes
   lowered = lower(made)
   held, model = vocabulary(made.vocabulary)
   results = {
     name: jax.tree.unflatten(program.out_tree, program.out_avals)
     for name, program in lowered.items()
   }
-  with whole_folder(folder, owned, [CARD, WEIGHTS]) as aside:
+  with folders.whole_folder(folder, owned, ALWAYS) as aside:
     for name, program in lowered.items():
       (aside / PROGRAM.format(name)).write_bytes(program.serialize())
     safetensors_flax.save_file(made.weights, str(aside / WEIGHTS))

@@ -20,11 +20,10 @@ from jaxtyping import Array, Int
 
 from prompt_tuning.core.model import RESERVED_ID, PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
-from prompt_tuning.data import files as data_files
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import check_labels
-from prompt_tuning.data.features import PLACES
 from prompt_tuning.engine import decode, score
+from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.interop import serving_reads
 from prompt_tuning.interop.serving_card import FORMAT
 from prompt_tuning.interop.serving_settings import Settings
@@ -136,11 +135,8 @@ def servable(session: Any, settings: Settings) -> Servable:
   Raises:
     ValueError: if the prompt cannot be served, or the labels cannot be written.
   """
-  loaded, prompt = session.loaded, session.prompt
-  settings = settings.filled(prompt.card)
-  place = prompt.layout.get("place", "front")
-  if place not in PLACES:
-    raise ValueError(f"The prompt stands at {place!r}; known are {PLACES}.")
+  loaded, prompt, known = session.loaded, session.prompt, session.known
+  settings = settings.filled(known)
   if settings.labels:
     encode = functools.partial(vocabularies.encode, loaded.vocabulary)
     choice.label_rows(settings.labels, encode)
@@ -150,8 +146,8 @@ def servable(session: Any, settings: Settings) -> Servable:
     "format": FORMAT,
     "jax": jax.__version__,
     "platforms": list(settings.platforms),
-    "place": place,
-    "reads": reads(prompt, loaded.backbone.spec.vocabulary),
+    "place": known.place,
+    "reads": reads(known, loaded.backbone.spec.vocabulary),
     "labels": list(settings.labels) if settings.labels else None,
     "normalize_by_length": settings.normalize_by_length,
     "decoding": {"loop": output.loop, **dataclasses.asdict(output)},
@@ -166,36 +162,23 @@ def servable(session: Any, settings: Settings) -> Servable:
   return Servable(session.model, session.params, loaded.vocabulary, settings, card)
 
 
-def reads(prompt: Any, ids: int) -> dict[str, Any]:
+def reads(known: Conventions, ids: int) -> dict[str, Any]:
   """What an artifact's card says of reading, from the prompt's; see `serving_reads`.
 
   Args:
-    prompt: `engine.product.Product`. ids: how many the backbone has.
-
-  Raises:
-    ValueError: if the prompt's card is damaged there.
+    known: what the prompt's card says. ids: how many the backbone has.
   """
-  truncate, inputs = (prompt.layout.get(name) for name in ("truncate", "inputs"))
-  cut = truncate is True and inputs is not None
-  if cut and not (type(inputs) is int and inputs >= 1):
-    raise ValueError(
-      f"The prompt's card says layout.inputs is {inputs!r}, not a number from 1 on."
-    )
-  reading = prompt.card.get("reading")
+  cut = known.truncate and known.inputs is not None
   template = None
-  if reading is not None:
-    written = reading.get("inputs") if isinstance(reading, Mapping) else None
-    if not isinstance(written, str):
-      raise ValueError(f"The prompt's card says reading is {reading!r}: no template.")
-    pieces = data_files._pieces(written, "reading.inputs")
+  if known.reading is not None:
     template = [
       [serving_reads.COLUMN if is_column else serving_reads.TEXT, text]
-      for text, is_column in pieces
+      for text, is_column in known.reading.pieces
       if text
     ]
   return {
     "ids": ids,
     "template": template,
-    "inputs": inputs if cut else None,
+    "inputs": known.inputs if cut else None,
     "truncate": cut,
   }

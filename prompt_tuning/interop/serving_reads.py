@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning.data.task import MARK
+from prompt_tuning.data.texts import plain, short
 from prompt_tuning.interop.untrusted import Stated
 
 TEXT, COLUMN = "text", "column"
@@ -47,14 +48,17 @@ class Reads:
       values = {name: value.get(name) for name in self.columns}
     else:
       wanted = f"{{column: text}} of {list(self.columns)}" if self.columns else "a text"
-      raise ValueError(f"{where} must be {wanted}, got {value!r}.")
+      raise ValueError(f"{where} must be {wanted}, got {short(value)}.")
     if self.template is None:
-      return value
+      return plain(where, str(value))
+    whole = self.template == ((COLUMN, self.columns[0]),)
     for name, text in values.items():
-      if not isinstance(text, str) or MARK in text:
+      if not isinstance(text, str) or text.count(MARK) > whole:
         raise ValueError(
-          f"{where} has the column {name!r} {text!r}; it must be a text without {MARK}."
+          f"{where} has the column {name!r} {short(text)}; it must be a text without "
+          f"{MARK}."
         )
+      plain(where, text)
     pieces = (values[text] if kind == COLUMN else text for kind, text in self.template)
     return "".join(pieces)
 

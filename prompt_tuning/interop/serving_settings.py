@@ -1,9 +1,11 @@
 """What is served: by the caller's words, else by those of the prompt's card."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from prompt_tuning.engine.conventions import Conventions
+from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.text import Beam, Greedy
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -57,21 +59,13 @@ class Settings:
     beam = Beam(**{n: DEFAULTS[n] if x is None else x for n, x in own.items()})
     return beam if beam.beams > 1 else Greedy(beam.steps)
 
-  def filled(self, card: Mapping[str, Any]) -> "Settings":
-    """These settings, and what a prompt's card says where they say nothing.
-
-    Raises:
-      ValueError: if the card's own entry is damaged.
-    """
-    task = card.get("task")
-    labels = task.get("labels") if isinstance(task, Mapping) else None
-    said = {**DEFAULTS, "labels": labels, **_trained(card.get("output"))}
+  def filled(self, known: Conventions) -> "Settings":
+    """These settings, and what a prompt's training says where they say nothing."""
+    labels = None if known.labels is None else list(known.labels)
+    said = {**DEFAULTS, "labels": labels, **_trained(known.output)}
     mine = {name: getattr(self, name) for name in said}
     left = {name: said[name] for name, own in mine.items() if own is None}
-    try:
-      return dataclasses.replace(self, **left)
-    except ValueError as error:
-      raise ValueError(f"The prompt's card is damaged: {error}") from error
+    return dataclasses.replace(self, **left)
 
   def __post_init__(self) -> None:
     for name, kind in KINDS.items():
@@ -94,14 +88,10 @@ class Settings:
 
 
 def _trained(output: Any) -> dict[str, Any]:
-  """Settings of a card's "output": {"kind": "choice", ...} or that of a loop."""
-  if output is None:
-    return {}
-  if not isinstance(output, Mapping):
-    raise ValueError(f"The prompt's card says output is {output!r}, no object.")
+  """What an output of the training says of these settings."""
   names = {
-    "choice": ("normalize_by_length",),
-    "greedy": ("steps",),
-    "beam_search": ("steps", "beams", "alpha", "length_penalty"),
-  }.get(output.get("kind"), ())
-  return {name: output[name] for name in names if output.get(name) is not None}
+    Choice: ("normalize_by_length",),
+    Greedy: ("steps",),
+    Beam: ("steps", "beams", "alpha", "length_penalty"),
+  }.get(type(output), ())
+  return {name: getattr(output, name) for name in names}

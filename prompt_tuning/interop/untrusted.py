@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prompt_tuning.core import files
+from prompt_tuning.core.folders import current
 from prompt_tuning.interop.lazy import UnreadableError, check_regular, open_bytes
 
 # No card, configuration or index is longer or nested deeper.
@@ -45,7 +46,8 @@ def inside(folder: Any, name: Any) -> Any:
     raise UnreadableError(
       f"{str(folder)!r} names {reprlib.repr(name)}, which is no name of a file in it."
     )
-  path = folder / name
+  path = current(folder, name)
+  folder = path.parent
   check_regular(path)
   if files.is_remote(folder):
     return path
