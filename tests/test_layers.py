@@ -424,6 +424,19 @@ def test_exported_with_batch_and_length_free(backbone):
   tools.assert_close(found, model.logits(params, batch)[:2], 3e-5)
 
 
+def test_the_padded_bias_of_a_kernel():
+  """Kernels take lengths of whole blocks: what is behind the keys stays as it was."""
+  held = Layers((Part(jnp.ones((1, 1, P, H)), length=P, first=2, once=True),))
+  index = jnp.asarray([[0, 1, 2, -1, -1]])
+  found = layered.layered(held, "encoder", CONFIG, index, front=1)
+  bias = jnp.ones((1, 2, 5, 8), jnp.bfloat16)
+  for layer, sees in ((0, False), (1, False), (2, True), (3, True)):
+    own = layered.hidden(bias, found.layers[layer], found.slots)
+    assert own.shape == bias.shape and own.dtype == bias.dtype
+    want = np.ones(8, bool) if sees else np.array([1, 0, 0, 0, 1, 1, 1, 1], bool)
+    np.testing.assert_array_equal(np.asarray(own[0, 0, 0]) > 0, want)
+
+
 # ---- what is refused
 
 

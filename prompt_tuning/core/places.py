@@ -272,8 +272,9 @@ class AtLayers(At):
     whole = isinstance(self.first, int) and not isinstance(self.first, bool)
     if not whole or not 0 <= self.first < depth:
       raise ValueError(
-        f"`AtLayers.first` is {self.first!r}, but the layers of {self.place} are 0 to "
-        f"{depth - 1} in this backbone. Name one of them, or None for the middle one."
+        f"`AtLayers.first` (FIRST_LAYER, LATE_LAYER) is {self.first!r}, but the layers "
+        f"of {self.place} are 0 to {depth - 1} in this backbone. Name one of them, or "
+        "None for the middle one."
       )
     return self.first
 
