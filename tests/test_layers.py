@@ -18,7 +18,7 @@ from prompt_tuning.conditions.pooled import Embeddings
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.layers import Layers, Part
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.core.places import AtLayers
+from prompt_tuning.core.places import At, AtLayers
 from prompt_tuning.core.prompt import Prompt, Together
 from prompt_tuning.core.trainable import flatten
 from prompt_tuning.data.features import Layout, pad
@@ -306,6 +306,21 @@ def test_tables_of_the_states_of_an_input_prompt_are_that_prompt():
   wanted, mask = BACKBONE.encode(PARAMS, batch, found)
   text = mask & (batch["prompt_index"] < 0)
   tools.assert_close(encoded[text], wanted[text], 3e-5)
+
+
+def test_once_from_the_start_is_a_prompt_at_the_input():
+  """Slots that a mask leaves out included."""
+  batch = batch_of(PromptedModel(BACKBONE, table()))
+  tables = jnp.asarray(np.random.default_rng(3).normal(size=(B, 1, P, H)), jnp.float32)
+  mask = jnp.asarray(np.arange(P)[None] < np.array([3, 1, 2, 0])[:, None])
+  encoded = []
+  for site in (At("encoder.input"), AtLayers(once=True)):
+    record = site(tables, mask, BACKBONE.spec)
+    encoded.append(BACKBONE.encode(PARAMS, batch, Injection({site.place: record})))
+  (first, seen), (second, same) = encoded
+  np.testing.assert_array_equal(seen, same)
+  assert np.asarray(seen).sum() < np.asarray(batch["inputs"] > 0).sum()
+  np.testing.assert_array_equal(first[seen], second[seen])
 
 
 def zeroed(params, *names):
