@@ -24,6 +24,7 @@ from prompt_tuning.backbones.t5 import attention
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.layers import Layers
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.batches import stack
 from prompt_tuning.data.features import Layout, pad
@@ -214,6 +215,8 @@ class Case:
   def handed(self, batch: dict[str, Any]) -> np.ndarray:
     """What the prompt hands back [R X], all places one behind the other."""
     found = self.model.inject(self.params, batch)
+    context = self.model.context(self.params["backbone"], batch)
+    found = [as_read(record, context) for record in found.held.values()]
     tables = [x for x in jax.tree.leaves(found) if x.dtype != bool]
     R = max(map(len, tables))
     # A static part stands in every example.
@@ -244,6 +247,21 @@ class Case:
     )
     begin = state.create(trainable, transform)
     return run, (begin, frozen, self.batch(), jax.random.key(2))
+
+
+def as_read(record: Any, context: Any) -> Any:
+  """A record, with what its readers would make of the embeddings of the text."""
+  if not isinstance(record, Layers):
+    return record
+  states = context.embeddings, context.mask[:, None]
+
+  def read(part: Any) -> jax.Array:
+    if part.reader is None:
+      return part.tables
+    first = jax.tree.map(lambda x: x[0], part.reader.own)
+    return part.reader.make(part.reader.shared, first, *states)[:, 0]
+
+  return [read(part) for part in record.parts]
 
 
 def slowed(rate: Any) -> Any:

@@ -16,7 +16,7 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import stack_layers
 from prompt_tuning.core.context import Spec, Tables
 from prompt_tuning.core.injection import Injection
-from prompt_tuning.core.places import KINDS, At, LowRank, Slots, kind_of
+from prompt_tuning.core.places import KINDS, At, Layers, LowRank, Slots, kind_of
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.packing import pack
 from prompt_tuning.engine import decode
@@ -29,7 +29,8 @@ BACKBONE = T5(CONFIG)
 PARAMS = tools.random_params(BACKBONE.shapes())
 P, B, T, U = 3, 4, 7, 5
 NAMES = sorted(BACKBONE.spec.places)
-LENGTHS = {"encoder.input": P, "decoder.input": P}
+# Places of virtual positions; those of layers stand in front.
+POSITIONS = {name for name in NAMES if name.endswith((".input", ".layers"))}
 
 
 def example(number: int) -> dict[str, np.ndarray]:
@@ -43,8 +44,8 @@ EXAMPLES = [example(number) for number in range(B)]
 
 
 def layout(names) -> Layout:
-  side = {name.partition(".")[0] for name in names if name in LENGTHS}
-  return Layout(T, U, *(P * (s in side) for s in ("encoder", "decoder")))
+  side = [name.partition(".")[0] for name in names if name in POSITIONS]
+  return Layout(T, U, *(P * side.count(s) for s in ("encoder", "decoder")))
 
 
 def batch(names):
@@ -73,9 +74,9 @@ WEIGHTS = jax.tree.map(lambda x: np.asarray(x, np.float64), PARAMS)
 
 
 @functools.cache
-def buckets(queries: int, first: int, last: int, causal: bool):
-  """Bucket of each key's distance to each query, keys from `first` to `last`."""
-  distance = np.arange(first, last)[None] - np.arange(queries)[:, None]
+def buckets(queries: range, keys: range, causal: bool):
+  """Bucket of each key's distance to each query."""
+  distance = np.array(keys)[None] - np.array(queries)[:, None]
   return np.asarray(relative_bucket(jnp.asarray(distance), not causal, 32, 128))
 
 
@@ -92,15 +93,23 @@ def norm(x, scale):
   return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6) * scale
 
 
+def own(values, row):
+  """Those of one example."""
+  return np.asarray(values, np.float64)[min(row, len(values) - 1)]
+
+
 class Plain:
   """A T5 of loops over layers and heads in float64, and the records of one example."""
 
   def __init__(self, injection, row):
     self.row = row
     self.held = {
-      name: np.asarray(record.vectors)[min(row, len(record.vectors) - 1)]
+      name: own(record.vectors, row)
       for name, record in injection.held.items()
+      if not isinstance(record, Layers)
     }
+    layers = {k: x for k, x in injection.held.items() if isinstance(x, Layers)}
+    self.parts = {name: record.parts for name, record in layers.items()}
 
   def kernel(self, name, layer, kernel, x):
     y = x @ kernel
@@ -115,25 +124,28 @@ class Plain:
     y = y if scale is None else y * scale[layer]
     return y if shift is None else y + shift[layer]
 
-  def attend(self, name, layer, weights, x, source, bias, causal, kv):
+  def attend(self, name, layer, weights, x, source, bias, causal, kv, late=0):
+    """`late` counts reserved places in front of x that are not there yet."""
     kernels = {k: weights[k]["kernel"] for k in ("query", "key", "value", "out")}
     query = self.kernel(f"{name}.query", layer, kernels["query"], x)
     key = self.kernel(f"{name}.key", layer, kernels["key"], source)
     value = self.kernel(f"{name}.value", layer, kernels["value"], source)
-    first = 0
+    queries, keys = range(late, late + len(x)), range(late, late + len(source))
     slots = self.held.get(kv)
     if slots is not None:
       key = np.concatenate([slots[2 * layer], key])
       value = np.concatenate([slots[2 * layer + 1], value])
-      first = -slots.shape[1]
+      keys = range(late - slots.shape[1], late + len(source))
+      if late:
+        keys = [*range(-slots.shape[1], 0), *keys[slots.shape[1] :]]
     heads = []
     for n in range(CONFIG.num_heads):
       mine = slice(n * CONFIG.head_dim, (n + 1) * CONFIG.head_dim)
       logits = query[:, mine] @ key[:, mine].T
       if bias is not None:
-        logits = logits + bias[n][buckets(len(x), first, len(source), causal)]
+        logits = logits + bias[n][buckets(queries, tuple(keys), causal)]
       if causal:
-        later = np.arange(first, len(source))[None] > np.arange(len(x))[:, None]
+        later = np.array(keys)[None] > np.array(queries)[:, None]
         logits = np.where(later, -np.inf, logits)
       heads.append(softmax(logits) @ value[:, mine])
     mixed = np.concatenate(heads, -1)
@@ -153,10 +165,13 @@ class Plain:
     first = own if stack == "encoder" else "self_attention"
     causal = stack == "decoder"
     depth = getattr(CONFIG, f"num_{stack}_layers")
+    parts = self.parts.get(f"{stack}.layers", ())
     for layer in range(depth):
       w = weights[f"layers_{layer}"]
+      x = self.placed(parts, layer, x)
+      late = sum(part.length for part in parts if part.first > layer)
       y = norm(x, w[f"pre_{first}_layer_norm"]["scale"])
-      sides = y, y, bias, causal, f"{stack}.kv"
+      sides = y, y, bias, causal, f"{stack}.kv", late
       x = x + self.attend(f"{stack}.self", layer, w[own], *sides)
       if encoded is not None:
         y = norm(x, w["pre_cross_attention_layer_norm"]["scale"])
@@ -166,6 +181,22 @@ class Plain:
       y = norm(x, w["pre_mlp_layer_norm"]["scale"])
       x = x + self.mlp(stack, layer, w["mlp"], y)
     return norm(x, weights[f"{stack}_norm"]["scale"])
+
+  def placed(self, parts, layer, x):
+    """States with those of slots in front, new ones or changed ones."""
+    at = 0
+    for part in parts:
+      if part.first > layer:
+        continue
+      tables = own(part.tables, self.row)
+      table = tables[0 if part.once else layer - part.first]
+      if part.first == layer:
+        x = np.concatenate([x[:at], table, x[at:]])
+      elif not part.once:
+        old = x[at : at + part.length] if part.add else 0
+        x = np.concatenate([x[:at], old + table, x[at + part.length :]])
+      at += part.length
+    return x
 
   def logits(self):
     table = WEIGHTS["token_embedder"]["embedding"]
@@ -196,7 +227,7 @@ def logits(backbone, params, batch, found):
 def check(got_BUV, want, front=0):
   for row, own in enumerate(want):
     mine = np.asarray(got_BUV)[row, front : front + len(own)]
-    np.testing.assert_allclose(mine, own, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(mine, own, rtol=0, atol=5e-5)
 
 
 SOME = ["cross.kv", "decoder.cross.value.weight", "encoder.mlp.hidden.scale"]
@@ -211,14 +242,16 @@ def test_all_places_at_once(R):
     scanned = backbone is SCANNED
     params = stack_layers(PARAMS, backbone.config) if scanned else PARAMS
     got = logits(backbone, params, batch(NAMES), found)
-    check(got, want, front=P)
+    check(got, want, front=2 * P)
 
 
 # One of each kind, in each stack; the others are in the test of all at once.
 CHOSEN = [
   "encoder.input",
+  "encoder.layers",
   "encoder.offset",
   "decoder.kv",
+  "decoder.layers",
   "decoder.self.key.shift",
   *SOME,
 ]
@@ -232,7 +265,7 @@ def test_each_place_acts_alone(name):
   got = logits(BACKBONE, PARAMS, batch([name]), found)
   bare = wanted(Injection())
   want = wanted(found)
-  check(got, want, front=P * (name == "decoder.input"))
+  check(got, want, front=P * (name in POSITIONS and name.startswith("dec")))
   moved = max(np.abs(a - b).max() for a, b in zip(want, bare, strict=True))
   # A shift of all keys adds the same to each of a query's logits: it does nothing.
   assert moved < 1e-12 if name.endswith("key.shift") else moved > 1e-2
@@ -242,7 +275,7 @@ def test_each_place_acts_alone(name):
 def test_packed_rows(R):
   """What an example changes changes nothing for the others of its row."""
   made = layout(NAMES)
-  rows = list(pack([made.convert(row) for row in EXAMPLES], 36, 24, 3))
+  rows = list(pack([made.convert(row) for row in EXAMPLES], 45, 33, 3))
   packed = {k: jnp.asarray(np.stack([row[k] for row in rows])) for k in rows[0]}
   places = {}
   for number, row in enumerate(EXAMPLES):
@@ -262,7 +295,8 @@ def test_packed_rows(R):
   for number, (b, s) in places.items():
     text = np.asarray(packed["decoder_prompt_index"][b]) < 0
     mine = (np.asarray(packed["decoder_segment_ids"][b]) == s + 1) & text
-    np.testing.assert_allclose(got[b, mine], want[number], rtol=0, atol=2e-5)
+    # So many changes at once multiply each rounding.
+    np.testing.assert_allclose(got[b, mine], want[number], rtol=0, atol=2e-4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,9 +321,9 @@ def test_decoding_obeys_them_all(backbone):
   steps = jax.jit(lambda p, b: decode.generate(model, {"backbone": p}, b, Greedy(U)))
   ids, total = jax.device_get(steps(params, data))
   shifted = np.pad(ids, ((0, 0), (1, 0)))[:, :-1]
-  before = np.full((B, P), 2)
+  before = np.full((B, 2 * P), 2)
   data = {**data, "decoder_inputs": jnp.asarray(np.concatenate([before, shifted], 1))}
-  again = np.asarray(logits(backbone, params, data, found))[:, P:]
+  again = np.asarray(logits(backbone, params, data, found))[:, 2 * P :]
   chances = np.asarray(jax.nn.log_softmax(again))
   for row in range(B):
     end = list(ids[row]).index(1) + 1 if 1 in ids[row] else U

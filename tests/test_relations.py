@@ -1,6 +1,7 @@
 """Equalities between methods, and between a method and what it is said to compute."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 P = tools.NUMBERS["PROMPT_LENGTH"]
 IDPG = [name for name in tools.METHODS if name.startswith("s_idpg")]
-ADD = [name for name in tools.METHODS if name.endswith("_add")]
+ADD = [name for name in tools.METHODS if re.fullmatch("ipt_.*_add", name)]
 CONCAT = [name for name in tools.METHODS if name.endswith("_concat")]
 
 

@@ -46,6 +46,7 @@ GRID = [
 FEW = [
   ("prompt_tuning", 3, "short"),
   ("prefix_tuning", 1, "short"),
+  ("lpt_mppg", 3, "short"),
   ("full_fine_tuning", 1, "long"),
 ]
 

@@ -64,6 +64,7 @@ class Context:
     external: vectors that the data pipeline supplies [R C], or None.
     code: what the part of the prompt that reads the encoding made of it before, with
       `Prompt.code` [R C], or None. That part then reads no encoding.
+    segments: S, examples in a row of the batch.
   """
 
   ids: Int[Array, "R T"]
@@ -73,6 +74,7 @@ class Context:
   encoding: Float[Array, "R T H"] | None = None
   external: Float[Array, "R C"] | None = None
   code: Float[Array, "R C"] | None = None
+  segments: int = flax.struct.field(pytree_node=False, default=1)
 
 
 @flax.struct.dataclass

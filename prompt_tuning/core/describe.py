@@ -195,4 +195,4 @@ def _is_word(found: Any, module: str) -> bool:
   # A name that a module merely imported is another module's class.
   if found.__module__ != module or module.partition(".")[0] in NEVER:
     return False
-  return found is At or issubclass(found, nn.Module)
+  return issubclass(found, (At, nn.Module))

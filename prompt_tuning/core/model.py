@@ -131,6 +131,7 @@ class PromptedModel:
       encoding=encoding_RTH,
       external=_by_example(batch.get("external"), 2),
       code=_by_example(batch.get("code"), 2),
+      segments=self.segments,
     )
     return frozen(context)
 

@@ -6,6 +6,7 @@ says which record stands there. A backbone lists its places in `Spec.places`, na
 
   input    Slots       vectors at virtual positions (prompt tuning)
   kv       KeysValues  keys and values beside those of the tokens (prefix tuning)
+  layers   Layers      states of virtual positions, layer by layer (deep, late prompts)
   offset   Offset      added to the embeddings of the text, position by position (DePT)
   scale    Scale       multiplies an inner vector in every layer ((IA)3)
   shift    Shift       added to an inner vector in every layer (BitFit)
@@ -20,20 +21,11 @@ import dataclasses
 from typing import Any, ClassVar
 
 import flax.struct
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-
-class Place:
-  """What all records share."""
-
-  # Whether it stands at virtual positions, which the data must reserve.
-  positions: ClassVar[bool] = False
-
-  def pick(self, rows_B: Int[Array, " B"]) -> "Place":
-    """The records of the examples of these numbers."""
-    return jax.tree.map(lambda x: jnp.take(x, rows_B, axis=0), self)
+from prompt_tuning.core.layers import Layers, Part, Reader
+from prompt_tuning.core.place import Place, joined, joined_masks, masked
 
 
 @flax.struct.dataclass
@@ -54,8 +46,8 @@ class Slots(Place):
     return cls(tables_RGPH[:, 0], mask_RP)
 
   def beside(self, other: "Slots") -> "Slots":
-    vectors = _joined(self.vectors, other.vectors, 1)
-    return Slots(vectors, _joined_masks(self.vectors, self.mask, other))
+    vectors = joined(self.vectors, other.vectors, 1)
+    return Slots(vectors, joined_masks(self.vectors, self.mask, other))
 
 
 @flax.struct.dataclass
@@ -75,8 +67,8 @@ class KeysValues(Place):
     return cls(tables_RGPJ, mask_RP)
 
   def beside(self, other: "KeysValues") -> "KeysValues":
-    vectors = _joined(self.vectors, other.vectors, 2)
-    return KeysValues(vectors, _joined_masks(self.vectors, self.mask, other))
+    vectors = joined(self.vectors, other.vectors, 2)
+    return KeysValues(vectors, joined_masks(self.vectors, self.mask, other))
 
 
 @flax.struct.dataclass
@@ -87,7 +79,7 @@ class Offset(Place):
 
   @classmethod
   def of(cls, tables_RGPH: Array, mask_RP: Array | None) -> "Offset":
-    return cls(_masked(tables_RGPH, mask_RP)[:, 0])
+    return cls(masked(tables_RGPH, mask_RP)[:, 0])
 
   def beside(self, other: "Offset") -> "Offset":
     most = max(self.vectors.shape[1], other.vectors.shape[1])
@@ -139,15 +131,16 @@ class LowRank(Place):
 
   @classmethod
   def of(cls, tables_RGPX: Array, mask_RP: Array | None) -> "LowRank":
-    return cls(_masked(tables_RGPX, mask_RP))
+    return cls(masked(tables_RGPX, mask_RP))
 
   def beside(self, other: "LowRank") -> "LowRank":
-    return LowRank(_joined(self.vectors, other.vectors, 2))
+    return LowRank(joined(self.vectors, other.vectors, 2))
 
 
 KINDS = {
   "input": Slots,
   "kv": KeysValues,
+  "layers": Layers,
   "offset": Offset,
   "scale": Scale,
   "shift": Shift,
@@ -208,9 +201,12 @@ class At:
     """The record of tables [R G P width]."""
     if self.place.startswith("decoder.") and mask_RP is not None:
       # The decoder's causal mask has no gaps: an unused slot stays as zeros.
-      tables_RGPJ, mask_RP = _masked(tables_RGPJ, mask_RP), None
+      tables_RGPJ, mask_RP = masked(tables_RGPJ, mask_RP), None
     if self.factor != 1.0:
       tables_RGPJ = tables_RGPJ * self._factors(tables_RGPJ, spec)
+    return self._record(tables_RGPJ, mask_RP, spec)
+
+  def _record(self, tables_RGPJ: Array, mask_RP: Array | None, spec: Any) -> Place:
     return kind_of(self.place).of(tables_RGPJ, mask_RP)
 
   def _factors(self, tables_RGPJ: Array, spec: Any) -> Array:
@@ -220,10 +216,74 @@ class At:
     return jnp.where(right, self.factor, 1.0)
 
 
-def _masked(tables_RGPJ: Array, mask_RP: Array | None) -> Array:
-  if mask_RP is None:
-    return tables_RGPJ
-  return tables_RGPJ * mask_RP[:, None, :, None]
+@dataclasses.dataclass(frozen=True)
+class AtLayers(At):
+  """A site of the kind "layers"; see `core.layers` for what its fields do.
+
+  Attributes:
+    first: the first layer that sees the prompt, from 0; None for the middle one.
+    add: add a table to the states that the layer below left, instead of replacing them.
+    once: place one table in the first layer, and leave its states alone from then on.
+  """
+
+  place: str = "encoder.layers"
+  first: int | None = 0
+  add: bool = False
+  once: bool = False
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if kind_of(self.place) is not Layers:
+      raise ValueError(
+        f"`AtLayers.place` must end in .layers, got {self.place!r}. For other places "
+        "use `At`."
+      )
+    if self.add and self.once:
+      raise ValueError(
+        "`AtLayers` takes `add` (a table for every layer) or `once` (one table in all),"
+        " not both."
+      )
+
+  def tables(self, spec: Any) -> Any:
+    """As of `At`: one table a layer from `first` on, or one in all.
+
+    Raises:
+      ValueError: also if the stack has no such layer.
+    """
+    asked = super().tables(spec)
+    return asked._replace(count=1 if self.once else asked.count - self._first(spec))
+
+  def read(self, reader: Reader, length: int, segments: int, spec: Any) -> Layers:
+    """The record of a reader, for P = `length` positions and rows of S `segments`."""
+    part = Part(reader=reader, length=length, segments=segments)
+    return Layers((self._placed(part, spec),))
+
+  def _record(self, tables_RGPJ: Array, mask_RP: Array | None, spec: Any) -> Layers:
+    part = Part(tables_RGPJ, mask_RP, length=tables_RGPJ.shape[2])
+    return Layers((self._placed(part, spec),))
+
+  def _placed(self, part: Part, spec: Any) -> Part:
+    return part.replace(first=self._first(spec), add=self.add, once=self.once)
+
+  def _first(self, spec: Any) -> int:
+    depth = spec.places[self.place].count
+    if self.first is None:
+      return depth // 2
+    whole = isinstance(self.first, int) and not isinstance(self.first, bool)
+    if not whole or not 0 <= self.first < depth:
+      raise ValueError(
+        f"`AtLayers.first` (FIRST_LAYER, LATE_LAYER) is {self.first!r}, but the layers "
+        f"of {self.place} are 0 to {depth - 1} in this backbone. Name one of them, or "
+        "None for the middle one."
+      )
+    return self.first
+
+
+def site_at(site: str | At) -> At:
+  """A site as a record: a name alone stands for its defaults."""
+  if not isinstance(site, str):
+    return site
+  return AtLayers(site) if kind_of(site) is Layers else At(site)
 
 
 def _single(kind: type, tables_RGPJ: Array) -> Array:
@@ -233,22 +293,3 @@ def _single(kind: type, tables_RGPJ: Array) -> Array:
       f"there, got {tables_RGPJ.shape[2]}."
     )
   return tables_RGPJ[:, :, 0]
-
-
-def _joined(one: Array, other: Array, axis: int) -> Array:
-  """Side by side; what reads no input stands in every example."""
-  tables = one, other
-  # Not max(): an exported program cannot compare its B with 1.
-  R = next((table.shape[0] for table in tables if table.shape[0] != 1), 1)
-  rows = [jnp.broadcast_to(table, (R, *table.shape[1:])) for table in tables]
-  return jnp.concatenate(rows, axis=axis)
-
-
-def _joined_masks(vectors: Array, mask: Array | None, other: Any) -> Array | None:
-  if mask is None and other.mask is None:
-    return None
-  masks = [
-    jnp.ones((x.shape[0], x.shape[-2]), bool) if own is None else own
-    for x, own in ((vectors, mask), (other.vectors, other.mask))
-  ]
-  return _joined(*masks, 1)

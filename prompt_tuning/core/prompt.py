@@ -10,6 +10,9 @@ A method is such a sentence, bound in one file of `gin/methods/`. The contracts:
 * transform: `__call__(drawn, code or None, spec, train) -> Drawn`.
 * site: the name of a place of the backbone, or `core.places.At`.
 
+A parameteriser with `reads_states` reads what the encoder's layers make of the text: it
+takes no code and gives a `core.layers.Reader` in place of Drawn.
+
 Words draw their parameters through `weight`.
 """
 
@@ -25,7 +28,7 @@ from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.core.context import Code, Context, Spec, pooled
 from prompt_tuning.core.injection import Injection
-from prompt_tuning.core.places import At, kind_of
+from prompt_tuning.core.places import At, AtLayers, kind_of, site_at
 
 # Draws a table of the given shape: (key, shape, spec) -> array. Spec carries the token
 # table and the tokeniser for those that start from words.
@@ -125,12 +128,32 @@ class Prompt(nn.Module):
       )
     if not isinstance(self.site, At):
       kind_of(self.site)
+    if self.reads_states:
+      self._check_reader()
     super().__post_init__()
 
   @property
   def at(self) -> At:
     """The site as a record."""
-    return At(self.site) if isinstance(self.site, str) else self.site
+    return site_at(self.site)
+
+  @property
+  def reads_states(self) -> bool:
+    """Whether the backbone asks the parameteriser, layer by layer."""
+    return getattr(self.parameterise, "reads_states", False)
+
+  def _check_reader(self) -> None:
+    name = type(self.parameterise).__name__
+    if not isinstance(self.at, AtLayers) or self.at.place != "encoder.layers":
+      raise ValueError(
+        f"`Prompt.site` is {self.at.place!r}, but {name} reads the states of the "
+        "encoder's layers: its place is 'encoder.layers'."
+      )
+    if self.transforms or self.at.factor != 1.0:
+      raise ValueError(
+        f"`Prompt.transforms` and `AtLayers.factor` act on tables, but {name} makes "
+        "its vectors inside of the backbone. Leave them out."
+      )
 
   @property
   def needs(self) -> frozenset[str]:
@@ -139,7 +162,7 @@ class Prompt(nn.Module):
 
   @property
   def reads_input(self) -> bool:
-    return self.condition is not None
+    return self.condition is not None or self.reads_states
 
   @property
   def encoded(self) -> tuple[nn.Module, ...]:
@@ -172,6 +195,10 @@ class Prompt(nn.Module):
     code = self._read(context, spec, train)
     spec = dataclasses.replace(spec, asked=self.at.tables(spec))
     G, H = spec.asked.count, spec.asked.width
+    if self.reads_states:
+      reader = self.parameterise(None, (G, self.length, H), spec, train)
+      record = self.at.read(reader, self.length, context.segments, spec)
+      return Injection({self.at.place: record})
     drawn = self.parameterise(code, (G, self.length, H), spec, train)
     for transform in self.transforms:
       drawn = transform(drawn, code, spec, train)

@@ -258,6 +258,7 @@ TABLE: dict[str, Row] = {
 STATED: dict[str, Kind] = {
   "a whole number from 0": whole(0),
   "a whole number from 1": whole(1),
+  "a whole number from 0, or None": optional(whole(0)),
   "a number": number(),
   "a number from 0": number(low=0),
   "a number above 0": number(above=0),

@@ -14,7 +14,7 @@ from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import changes, fused, int8
+from prompt_tuning.backbones.t5 import changes, fused, int8, layered
 from prompt_tuning.backbones.t5 import prefix as prefixes
 from prompt_tuning.backbones.t5.config import SWITCHES, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
@@ -39,12 +39,14 @@ class Memory:
     cross: keys and values of each layer's cross-attention.
     mask: true where one may be attended to [B T].
     changes: of the decoder's layers.
+    layered: which keys a layer must not see.
     opening: places before the first written token.
   """
 
   cross: Any
   mask: Bool[Array, "B T"]
   changes: Any
+  layered: Any
   opening: int = flax.struct.field(pytree_node=False)
 
 
@@ -176,16 +178,24 @@ class T5:
     if offset is not None:
       places_BT = text_places(batch)
       x_BTH = inject.add(x_BTH, offset.vectors, places_BT, segments_BT)
+    held, index_BT = injection.get("encoder.layers"), batch.get("prompt_index")
+    if held is not None:
+      mask_BT &= layered.visible(held, index_BT, segments_BT)
     if slots is not None:
-      index_BT = batch["prompt_index"]
+      index_BT = layered.of_input(batch["prompt_index"], held)
       x_BTH = inject.fill(x_BTH, slots.vectors, index_BT, segments_BT)
       if slots.mask is not None:
         mask_BT &= inject.visible(slots.mask, index_BT, segments_BT)
     B = x_BTH.shape[0]
     prefix = self._prefix(injection.get("encoder.kv"), B, segments_BT)
     changed = self._changes(injection, "encoder", B, segments_BT)
+    placed = None
+    if held is not None:
+      front = 0 if prefix is None else prefix.allowed.shape[-1]
+      rows = batch["prompt_index"], front, 0, segments_BT, inputs_BT > 0
+      placed = layered.layered(held, "encoder", self.config, *rows)
     encoded_BTH = self._apply(
-      params, "encode", x_BTH, mask_BT, segments_BT, prefix, changed, key=key
+      params, "encode", x_BTH, mask_BT, segments_BT, prefix, changed, placed, key=key
     )
     return encoded_BTH, mask_BT
 
@@ -213,11 +223,16 @@ class T5:
     segments_BU = batch.get("decoder_segment_ids")
     segments_BT = batch.get("segment_ids")
     injection = injection or Injection()
-    slots = injection.get("decoder.input")
+    slots, held = injection.get("decoder.input"), injection.get("decoder.layers")
     if slots is not None:
-      index_BU = batch["decoder_prompt_index"]
+      index_BU = layered.of_input(batch["decoder_prompt_index"], held)
       x_BUH = inject.fill(x_BUH, slots.vectors, index_BU, segments_BU)
     B = x_BUH.shape[0]
+    prefix, placed = self._prefix(injection.get("decoder.kv"), B, segments_BU), None
+    if held is not None:
+      front = 0 if prefix is None else prefix.allowed.shape[-1]
+      rows = batch["decoder_prompt_index"], front, 0, segments_BU
+      placed = layered.layered(held, "decoder", self.config, *rows)
     return self._apply(
       params,
       "decode",
@@ -226,9 +241,10 @@ class T5:
       encoder_mask_BT,
       segments_BU,
       segments_BT,
-      self._prefix(injection.get("decoder.kv"), B, segments_BU),
+      prefix,
       self._prefix(injection.get("cross.kv"), B, segments_BU),
       self._changes(injection, "decoder", B, segments_BU, segments_BT),
+      placed,
       key=key,
     )
 
@@ -269,10 +285,14 @@ class T5:
       allowed_BP = jnp.broadcast_to(across.allowed[:, 0, 0], (B, across.length))
       mask_BT = jnp.concatenate([allowed_BP, mask_BT], axis=1)
     start_BUH = self.embed(params, jnp.full((B, 1), START))
-    slots = injection.get("decoder.input")
+    slots, held = injection.get("decoder.input"), injection.get("decoder.layers")
     if slots is not None:
       rows = jnp.broadcast_to(slots.vectors, (B, *slots.vectors.shape[1:]))
       start_BUH = jnp.concatenate([rows.astype(start_BUH.dtype), start_BUH], axis=1)
+    if held is not None:
+      # What stands there before the first layer is replaced when it is first seen.
+      blank = jnp.zeros((B, held.length, config.emb_dim), start_BUH.dtype)
+      start_BUH = jnp.concatenate([blank, start_BUH], axis=1)
     U, own, first = start_BUH.shape[1], injection.get("decoder.kv"), 0
     shape = config.num_decoder_layers, B, U + room, config.num_heads, config.head_dim
     cache = jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
@@ -284,8 +304,14 @@ class T5:
         for x, free in zip(before, cache, strict=True)
       )
     cache = prefixes.per_layer(cache, config)
-    memory = Memory(cross, mask_BT, changed, first + U)
+    placed = None
+    if held is not None:
+      index_U = jnp.append(jnp.arange(U - 1, dtype=jnp.int32), -1)
+      rows = jnp.broadcast_to(index_U, (B, U)), first, room
+      placed = layered.layered(held, "decoder", config, *rows)
+    memory = Memory(cross, mask_BT, changed, placed, first + U)
     logits_BV, cache = self._step(params, start_BUH, memory, cache, jnp.int32(first))
+    memory = memory.replace(layered=layered.written(placed))
     return logits_BV, memory, cache
 
   def extend(
@@ -308,7 +334,7 @@ class T5:
     cache: Cache,
     index: Int[Array, ""],
   ) -> tuple[Float[Array, "B V"], Cache]:
-    rest = memory.mask, memory.changes
+    rest = memory.mask, memory.changes, memory.layered
     states_BUH, cache = self._apply(
       params, "step", x_BUH, memory.cross, cache, index, *rest
     )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import fused
+from prompt_tuning.backbones.t5 import fused, layered
 from prompt_tuning.backbones.t5.attention import (
   Attention,
   RelativeBias,
@@ -22,6 +22,7 @@ from prompt_tuning.backbones.t5.attention import (
 )
 from prompt_tuning.backbones.t5.changes import Changes
 from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.backbones.t5.layered import Layered
 from prompt_tuning.backbones.t5.layers import Dense, Embedder, FeedForward, RMSNorm
 from prompt_tuning.backbones.t5.prefix import KeysValues, Prefix, joined, places
 from prompt_tuning.core import partition
@@ -30,6 +31,18 @@ from prompt_tuning.core import partition
 def _placed(x: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
   """Marks the residual stream."""
   return partition.placed(x, "batch", "length", "embed")
+
+
+def _obeyed(
+  module: nn.Module, x_BTH: Array, bias: Array, turns: Any, slots: Any
+) -> tuple[Array, Array]:
+  """States with what a prompt writes before a layer, and the bias that hides slots."""
+  if slots is None:
+    return x_BTH, bias
+  key = None
+  if module.train and any(slot.part.reader is not None for slot in slots):
+    key = module.make_rng("dropout")
+  return layered.write(x_BTH, turns, slots, key), layered.hidden(bias, turns, slots)
 
 
 class EncoderLayer(nn.Module):
@@ -42,11 +55,13 @@ class EncoderLayer(nn.Module):
   def __call__(
     self,
     x_BTH: Float[Array, "B T H"],
-    per_layer: tuple[KeysValues | None, Changes | None],
+    per_layer: tuple[KeysValues | None, Changes | None, Any],
     bias: Float[Array, "#B N T X"],
+    slots: Any,
   ) -> tuple[Float[Array, "B T H"], None]:
     config, train = self.config, self.train
-    prefix, changes = per_layer
+    prefix, changes, turns = per_layer
+    x_BTH, bias = _obeyed(self, x_BTH, bias, turns, slots)
     drop = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
     attention = Attention(config, name="attention")
     y = RMSNorm(config.dtype, name="pre_attention_layer_norm")(x_BTH)
@@ -65,7 +80,7 @@ class PerLayer(NamedTuple):
     cross: keys and values of cross-attention made before, else None.
     cache: of earlier keys and values, else None.
     prefix, cross_prefix: keys and values in front of those of the tokens, or None.
-    changes: see `changes`.
+    changes: see `changes`. turns: see `layered`.
   """
 
   cross: KeysValues | None = None
@@ -73,6 +88,7 @@ class PerLayer(NamedTuple):
   prefix: KeysValues | None = None
   cross_prefix: KeysValues | None = None
   changes: Changes | None = None
+  turns: Any = None
 
 
 class DecoderLayer(nn.Module):
@@ -111,8 +127,10 @@ class DecoderLayer(nn.Module):
     cross_bias: Float[Array, "B 1 #U T"],
     encoded_BTH: Float[Array, "B T H"] | None,
     index: Int[Array, ""] | None,
+    slots: Any,
   ) -> tuple[Float[Array, "B U H"], KeysValues | None]:
-    cross, cache, prefix, cross_prefix, changes = per_layer
+    cross, cache, prefix, cross_prefix, changes, turns = per_layer
+    x_BUH, self_bias = _obeyed(self, x_BUH, self_bias, turns, slots)
     y = self.pre_self_attention_layer_norm(x_BUH)
     keys_values = joined(prefix, self.self_attention.keys_values(y, changes))
     if cache is not None:
@@ -249,6 +267,7 @@ class Encoder(Stack):
     segments_BT: Int[Array, "B T"] | None = None,
     prefix: Prefix | None = None,
     changes: Changes | None = None,
+    placed: Layered | None = None,
   ) -> Float[Array, "B T H"]:
     x_BTH = _placed(x_BTH.astype(self.config.dtype))
     T = x_BTH.shape[1]
@@ -260,7 +279,8 @@ class Encoder(Stack):
       layers = prefix.layers
     x_BTH = self.dropout(x_BTH, deterministic=not self.train)
     bias = self.fitted(bias, x_BTH)
-    x_BTH, _ = self.walk(_run_layer, x_BTH, (layers, changes or None), bias)
+    per_layer = layers, changes or None, placed and placed.layers
+    x_BTH, _ = self.walk(_run_layer, x_BTH, per_layer, bias, placed and placed.slots)
     x_BTH = self.encoder_norm(x_BTH)
     return self.dropout(x_BTH, deterministic=not self.train)
 
@@ -302,6 +322,7 @@ class Decoder(Stack):
     prefix: Prefix | None = None,
     cross_prefix: Prefix | None = None,
     changes: Changes | None = None,
+    placed: Layered | None = None,
   ) -> Float[Array, "B U H"]:
     """Normed states of whole targets, each position seeing those before it."""
     U = x_BUH.shape[1]
@@ -321,8 +342,10 @@ class Decoder(Stack):
       prefix=layers,
       cross_prefix=cross_prefix and cross_prefix.layers,
       changes=changes or None,
+      turns=placed and placed.layers,
     )
-    return self._run(x_BUH, per_layer, bias, cross_bias, encoded_BTH, None)[0]
+    slots = placed and placed.slots
+    return self._run(x_BUH, per_layer, bias, cross_bias, encoded_BTH, None, slots)[0]
 
   def step(
     self,
@@ -332,6 +355,7 @@ class Decoder(Stack):
     index: Int[Array, ""],
     encoder_mask_BT: Bool[Array, "B T"],
     changes: Changes | None = None,
+    placed: Layered | None = None,
   ) -> tuple[Float[Array, "B U H"], Any]:
     """Normed states of the next U tokens, the first at position `index`.
 
@@ -343,15 +367,16 @@ class Decoder(Stack):
     bias = self.relpos_bias(queries_U[None], keys_X)
     bias = bias + mask_bias(queries_U[:, None] >= keys_X[None, :])[None, None]
     cross_bias = mask_bias(encoder_mask_BT)[:, None, None, :]
-    per_layer = PerLayer(cross, cache, changes=changes or None)
-    return self._run(x_BUH, per_layer, bias, cross_bias, None, index)
+    turns, slots = placed and placed.layers, placed and placed.slots
+    per_layer = PerLayer(cross, cache, changes=changes or None, turns=turns)
+    return self._run(x_BUH, per_layer, bias, cross_bias, None, index, slots)
 
-  def _run(self, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index):
+  def _run(self, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index, slots):
     x_BUH = _placed(x_BUH.astype(self.config.dtype))
     x_BUH = self.dropout(x_BUH, deterministic=not self.train)
     bias, cross_bias = (self.fitted(one, x_BUH) for one in (bias, cross_bias))
     x_BUH, cache = self.walk(
-      _run_layer, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index
+      _run_layer, x_BUH, per_layer, bias, cross_bias, encoded_BTH, index, slots
     )
     x_BUH = self.decoder_norm(x_BUH)
     return self.dropout(x_BUH, deterministic=not self.train), cache

@@ -2,6 +2,7 @@
 
   encoder.input  decoder.input           embeddings at virtual positions [H]
   encoder.kv  decoder.kv  cross.kv       keys and values of attention [J = N * D]
+  encoder.layers  decoder.layers         states at virtual positions, in each layer [H]
   encoder.offset                         embeddings of the text [H]
   STACK.INNER.scale  .shift  .weight     in every layer of a stack, where INNER is
     self.query self.key self.value self.out   cross.query ... cross.out (decoder)
@@ -26,6 +27,7 @@ def places(config: T5Config) -> Mapping[str, Tables]:
   depths = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
   found = {f"{stack}.input": Tables(1, H) for stack in depths}
   found["encoder.offset"] = Tables(1, H)
+  found |= {f"{stack}.layers": Tables(depth, H) for stack, depth in depths.items()}
   found |= {f"{stack}.kv": Tables(2 * depth, J) for stack, depth in depths.items()}
   found["cross.kv"] = Tables(2 * depths["decoder"], J)
   attention = {"query": (H, J), "key": (H, J), "value": (H, J), "out": (J, H)}
