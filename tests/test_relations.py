@@ -215,9 +215,9 @@ def test_added_prompt_is_table_plus_scaled_prompt(get, name):
 def test_joined_prompts_stand_side_by_side(get, name):
   case, part = get(name), get(name.removesuffix("_concat"))
   params = case.params["prompt"]
-  task = np.asarray(params["prompts_0"]["parameterise"]["prompt"])
+  task = np.asarray(params["task"]["parameterise"]["prompt"])
   alone = dataclasses.replace(
-    part, params={**part.params, "prompt": params["prompts_1"]}
+    part, params={**part.params, "prompt": params["instance"]}
   )
   vectors, length = case.vectors(case.batch()), tools.NUMBERS["TASK_LENGTH"]
   assert vectors.shape[1] == length + P
