@@ -30,6 +30,7 @@ REFUSED = {
   "rule": "give optimizer=",
   "schedule": "change it by learning_rate= and warmup_steps=",
   "branch_schedules": "give optimizer=, an `engine.optimizer.Optimizer` that has them",
+  "groups": "give optimizer=, an `engine.optimizer.Optimizer` that has them",
   "sharding": "change it by num_partitions=, replicas= and axis_rules=",
 }
 # Arguments of `tune` that are macros too.

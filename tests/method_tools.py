@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from prompt_tuning.backbones.t5 import attention
+from prompt_tuning.backbones.t5 import attention, stacking
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.layers import Layers
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.batches import stack
@@ -34,7 +35,8 @@ from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 METHODS = config.methods()
 V, H = 61, 16
-BACKBONE = T5(T5Config(V, H, 2, 8, 24, 1, 1))
+# No two sizes alike: neither N * D and H, nor the layers of the stacks.
+BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 1))
 # Every batch has 8 rows (one a device) of 40 and 20 positions, prompts and packing
 # included: run primitive by primitive, all methods then share their compilations.
 B, T, U, S = 8, 40, 20, 3
@@ -42,7 +44,8 @@ B, T, U, S = 8, 40, 20, 3
 # that take them; the others take one, which is compared with an uncompiled one.
 STEPS = 5
 COMPARED = ["full_fine_tuning", "prefix_tuning", "s_idpg_phm"]
-if os.environ.get("PROMPT_TUNING_THOROUGH"):
+THOROUGH = bool(os.environ.get("PROMPT_TUNING_THOROUGH"))
+if THOROUGH:
   COMPARED = METHODS
 # No two letters of a formula share a value, so that no wrong one gives the count.
 NUMBERS = {
@@ -50,9 +53,11 @@ NUMBERS = {
   "TASK_LENGTH": 3,
   "GENERATOR_WIDTH": 20,
   "PHM_ORDER": 4,
-  "LSTM_UNITS": 5,
+  "LSTM_UNITS": 7,
   "CODE_WIDTH": 12,
-  "RANK": 7,
+  "RANK": 5,
+  "OFFSET_LENGTH": 11,
+  "BOTTLENECK": 9,
 }
 # Macros that name a file of an array [V H].
 FILE = re.compile(r".*_(TABLE|FILE)")
@@ -91,15 +96,16 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
   config.parse([file], [*lines, *bindings])
   macros = {*chosen, *letters(name).values()}
   found = {name: config.macro(name) for name in config.names() & macros}
-  found |= {"LEARNING_RATE": 0.1, "BRANCH_SCHEDULES": {}}
-  for macro in config.names() & {"LEARNING_RATE", "BRANCH_SCHEDULES"}:
+  found |= {"LEARNING_RATE": 0.1, "BRANCH_SCHEDULES": {}, "GROUPS": {}}
+  for macro in config.names() & {"LEARNING_RATE", "BRANCH_SCHEDULES", "GROUPS"}:
     found[macro] = config.macro(macro)
+  groups = {name: group.schedule for name, group in found.pop("GROUPS").items()}
   return Method(
     name,
     config.macro("PROMPT"),
     tuple(config.macro("TRAINABLE")),
     found.pop("LEARNING_RATE"),
-    found.pop("BRANCH_SCHEDULES"),
+    found.pop("BRANCH_SCHEDULES") | groups,
     found,
   )
 
@@ -208,9 +214,36 @@ class Case:
     return np.asarray(self.model.logits(params or self.params, batch))
 
   @functools.cached_property
+  def encoded(self) -> tuple[Any, Any, Any]:
+    """Encodings of the case's own batch, their mask, and what the prompt hands back."""
+    return self.model.encode(self.params, self.batch())
+
+  @functools.cached_property
   def plain_logits(self) -> np.ndarray:
     """Logits of the case's own batch."""
-    return self.logits()
+    weights = self.params["backbone"]
+    return np.asarray(BACKBONE.decode(weights, self.batch(), *self.encoded))
+
+  @property
+  def stands(self) -> tuple[Any, ...]:
+    """What the backbone sees of a method: places, whether masked, whether one for all.
+
+    Past the prompt, methods that stand alike run the same code.
+    """
+    injection = self.encoded[2] or Injection()
+    held = {name: injection.get(name) for name in sorted(injection.places)}
+    return tuple(
+      (name, getattr(place, "mask", None) is None, len(place.vectors) == 1)
+      for name, place in held.items()
+    )
+
+  def scanned(self) -> "Case":
+    """The same with one stacked branch of layers a stack."""
+    backbone = BACKBONE.recast(scan_layers=True)
+    stacked = stacking.stack_layers(backbone_params(), backbone.config)
+    params = {**self.params, "backbone": stacked}
+    model = dataclasses.replace(self.model, backbone=backbone)
+    return dataclasses.replace(self, model=model, params=params)
 
   def handed(self, batch: dict[str, Any]) -> np.ndarray:
     """What the prompt hands back [R X], all places one behind the other."""
@@ -300,6 +333,21 @@ def case(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> C
     shapes = model.prompt_shapes(params["backbone"])
     params["prompt"] = random_params(shapes, salt="prompt")
   return Case(method, model, params, examples())
+
+
+def changed(case: Case, **leaves: Any) -> Case:
+  """The case with some parameters of its prompt replaced: path, "__" for "/"."""
+  flat = branches.flatten(case.params)
+  for name, value in leaves.items():
+    path = "prompt/" + name.replace("__", "/")
+    assert path in flat, path
+    flat[path] = jnp.broadcast_to(jnp.asarray(value, jnp.float32), flat[path].shape)
+  return dataclasses.replace(case, params=branches.unflatten(flat))
+
+
+def leaf(case: Case, path: str) -> np.ndarray:
+  """A parameter of the prompt by its path."""
+  return np.asarray(branches.flatten(case.params)["prompt/" + path])
 
 
 def folding(always: bool) -> Any:

@@ -18,9 +18,11 @@ import quick
 from prompt_tuning.core import describe
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.engine import config, fit, loop, optimizer, product, step
+from prompt_tuning.engine import config, fit, loop, optimizer, product, score, step
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
+# (test, places) -> the method that it ran with.
+FIRST = {}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -92,6 +94,15 @@ def case(request, tmp_path_factory):
 def stepped(case, devices):
   """Loss, gradients and trained leaves of compiled steps over 8 devices."""
   return devices.result(case.method.name)
+
+
+@pytest.fixture
+def placed(case, request):
+  """The case, where it is the first of those that stand alike; all if thorough."""
+  first = FIRST.setdefault((request.function.__name__, case.stands), case.method.name)
+  if first != case.method.name and not tools.THOROUGH:
+    pytest.skip(f"stands where {first} does: PROMPT_TUNING_THOROUGH=1 runs it too")
+  return case
 
 
 def test_only_declared_leaves_move(case, stepped):
@@ -186,6 +197,54 @@ def test_packed_equals_unpacked(case):
   for number, (b, s) in places.items():
     mine = np.asarray(batch["decoder_segment_ids"][b] == s)
     tools.assert_close(logits[b, mine], case.plain_logits[number, : mine.sum()])
+
+
+def test_scanned_equals_unrolled(placed):
+  # Without jit a scan is a loop, whose primitives all methods share.
+  with jax.disable_jit():
+    scanned = placed.scanned().logits()
+  tools.assert_close(scanned, placed.plain_logits)
+
+
+def test_cached_decoding_equals_teacher_forcing(placed):
+  """Each target fed back alone, after all that came before it in the cache."""
+  encoded, mask, injection = placed.encoded
+  targets, weights = placed.batch()["targets"], placed.params["backbone"]
+  first = placed.model.lengths.get("decoder", 0)
+  steps = max(len(row["targets"]) for row in placed.rows)
+  found, memory, cache = tools.BACKBONE.prefill(
+    weights, encoded, mask, steps - 1, injection
+  )
+  logits = [found]
+  for i in range(steps - 1):
+    fed = targets[:, first + i], memory, cache, jnp.int32(i)
+    found, cache = tools.BACKBONE.extend(weights, *fed)
+    logits.append(found)
+  for b, row in enumerate(placed.rows):
+    for i in range(len(row["targets"])):
+      # One query at a time is summed in another order.
+      tools.assert_close(logits[i][b], placed.plain_logits[b, first + i], 5e-5)
+
+
+def test_choice_scores_are_those_of_each_label_alone(placed):
+  """The row's own target and its neighbour's, against the logits of either."""
+  width = max(len(row["targets"]) for row in placed.rows)
+  pads = [(0, width - len(row["targets"])) for row in placed.rows]
+  own_BU = np.stack(
+    [np.pad(row["targets"], pad) for row, pad in zip(placed.rows, pads, strict=True)]
+  )
+  labels_KBU = np.stack([own_BU, np.roll(own_BU, 1, axis=0)])
+  assert (labels_KBU[0] != labels_KBU[1]).any(axis=1).all()
+  given = placed.model, placed.params, placed.batch(), labels_KBU.swapaxes(0, 1)
+  with jax.disable_jit():
+    found_BK = np.asarray(score.choice_scores(*given))
+  swapped = placed.batch([placed.rows[-1], *placed.rows[:-1]])
+  weights, first = placed.params["backbone"], placed.model.lengths.get("decoder", 0)
+  other = tools.BACKBONE.decode(weights, swapped, *placed.encoded)
+  for k, logits in enumerate((placed.plain_logits, np.asarray(other))):
+    shares = np.asarray(jax.nn.log_softmax(logits[:, first : first + width]))
+    each_BU = np.take_along_axis(shares, labels_KBU[k][..., None], -1)[..., 0]
+    tools.assert_close(found_BK[:, k], np.where(labels_KBU[k] > 0, each_BU, 0).sum(1))
 
 
 def equations(jaxpr, found=None):

@@ -38,23 +38,9 @@ def get(tmp_path_factory):
   return case
 
 
-def changed(case, **leaves):
-  """The case with some parameters of its prompt replaced: path, "__" for "/"."""
-  flat = branches.flatten(case.params)
-  for name, value in leaves.items():
-    path = "prompt/" + name.replace("__", "/")
-    assert path in flat, path
-    flat[path] = jnp.broadcast_to(jnp.asarray(value, jnp.float32), flat[path].shape)
-  return dataclasses.replace(case, params=branches.unflatten(flat))
-
-
-def leaf(case, path):
-  return np.asarray(branches.flatten(case.params)["prompt/" + path])
-
-
 def static(get, table_PH):
   """Prompt tuning with a given table."""
-  return changed(get("prompt_tuning"), parameterise__prompt=table_PH)
+  return tools.changed(get("prompt_tuning"), parameterise__prompt=table_PH)
 
 
 def embed(ids):
@@ -107,7 +93,7 @@ def test_rows_of_words_are_the_words_typed_in(get):
 @pytest.mark.parametrize("place", PLACES)
 def test_virtual_positions_are_concatenation(get, place):
   case = get("prompt_tuning")
-  prompt = leaf(case, "parameterise/prompt")[0]
+  prompt = tools.leaf(case, "parameterise/prompt")[0]
   layout = dataclasses.replace(case.layout, place=place)
   converted, vectors = [], []
   for number, row in enumerate(case.rows):
@@ -127,7 +113,7 @@ def test_virtual_positions_are_concatenation(get, place):
 
 def test_decoder_positions_are_concatenation(get):
   case = get("prompt_tuning_decoder")
-  prompt = leaf(case, "parameterise/prompt")[0]
+  prompt = tools.leaf(case, "parameterise/prompt")[0]
   x, mask = fill([embed(row["inputs"]) for row in case.rows], tools.T)
   starts = [np.append([0], row["targets"][:-1]) for row in case.rows]
   y, _ = fill([np.concatenate([prompt, embed(ids)]) for ids in starts], tools.U)
@@ -139,7 +125,7 @@ def test_decoder_positions_are_concatenation(get):
 
 def test_private_vectors_are_concatenation(get):
   case = get("ipt_random")
-  table = leaf(case, "condition/table")
+  table = tools.leaf(case, "condition/table")
   x, mask = fill([embed(row["inputs"]) for row in case.rows], tools.T - P)
   # A slot without a token keeps its place in front, masked.
   found = [len(row["inputs"][:P]) for row in case.rows]
@@ -172,8 +158,8 @@ def test_masked_slots_do_not_matter(get, name):
 def test_generator_without_output_kernel_is_prompt_tuning(get, name):
   case = get(name)
   kernel = "up_b" if "phm" in name else "up_kernel"
-  off = changed(case, **{f"parameterise__{kernel}": 0})
-  bias = leaf(case, "parameterise/up_bias")
+  off = tools.changed(case, **{f"parameterise__{kernel}": 0})
+  bias = tools.leaf(case, "parameterise/up_bias")
   vectors = off.vectors(off.batch())
   np.testing.assert_array_equal(vectors, np.broadcast_to(bias, vectors.shape))
   assert np.abs(case.vectors(case.batch()) - bias).max() > 0.1
@@ -184,7 +170,7 @@ def test_generator_without_output_kernel_is_prompt_tuning(get, name):
 @pytest.mark.parametrize("name", ADD)
 def test_added_prompt_of_scale_zero_is_prompt_tuning(get, name, tmp_path):
   off = tools.case(name, tmp_path, INSTANCE_SCALE=0.0)
-  table = leaf(off, "transforms_0/table")
+  table = tools.leaf(off, "transforms_0/table")
   vectors = off.vectors(off.batch())
   np.testing.assert_array_equal(vectors, np.broadcast_to(table, vectors.shape))
   found = off.model.inject(off.params, off.batch())
@@ -194,10 +180,10 @@ def test_added_prompt_of_scale_zero_is_prompt_tuning(get, name, tmp_path):
 
 def test_added_prompt_of_zeros_is_prompt_tuning(get):
   for case in (
-    changed(get("ipt_random_add"), condition__table=0),
-    changed(get("ipt_mlp_add"), condition__table=0, parameterise__out_bias=0),
+    tools.changed(get("ipt_random_add"), condition__table=0),
+    tools.changed(get("ipt_mlp_add"), condition__table=0, parameterise__out_bias=0),
   ):
-    table = leaf(case, "transforms_0/table")
+    table = tools.leaf(case, "transforms_0/table")
     vectors = case.vectors(case.batch())
     np.testing.assert_array_equal(vectors, np.broadcast_to(table, vectors.shape))
 
@@ -216,9 +202,9 @@ def test_added_prompt_is_table_plus_scaled_prompt(get, name):
 def test_joined_prompts_stand_side_by_side(get, name):
   case, part = get(name), get(name.removesuffix("_concat"))
   params = case.params["prompt"]
-  task = np.asarray(params["prompts_0"]["parameterise"]["prompt"])
+  task = np.asarray(params["task"]["parameterise"]["prompt"])
   alone = dataclasses.replace(
-    part, params={**part.params, "prompt": params["prompts_1"]}
+    part, params={**part.params, "prompt": params["instance"]}
   )
   vectors, length = case.vectors(case.batch()), tools.NUMBERS["TASK_LENGTH"]
   assert vectors.shape[1] == length + P
@@ -229,7 +215,7 @@ def test_joined_prompts_stand_side_by_side(get, name):
 
 def test_private_vectors_are_rows_of_the_table(get):
   case = get("ipt_random")
-  table, vectors = leaf(case, "condition/table"), case.vectors(case.batch())
+  table, vectors = tools.leaf(case, "condition/table"), case.vectors(case.batch())
   for row, found in zip(case.rows, vectors, strict=True):
     wanted = table[row["inputs"][:P]]
     np.testing.assert_array_equal(found[: len(wanted)], wanted)
@@ -268,7 +254,7 @@ def test_order_matters_to_private_vectors_and_not_to_their_mean(get):
 def test_three_filters_span_three_dimensions(get):
   case = get("ipt_cnn")
   vectors = case.vectors(case.batch()).reshape(tools.B, -1)
-  spread = vectors - leaf(case, "parameterise/out_bias")
+  spread = vectors - tools.leaf(case, "parameterise/out_bias")
   assert np.linalg.matrix_rank(spread, tol=1e-4) == 3
 
 

@@ -38,26 +38,40 @@ SITES = {
 }
 # Packages whose modules are layers and no words.
 NEVER = ("flax", "jax", "jaxlib", "optax", "orbax", "clu", "seqio")
-# Sentences are three or four deep.
+# Sentences are three or four deep, and have some hundred parts at the most.
 DEEPEST = 32
+MOST_PARTS = 4096
+# The key of a module that was described before.
+SAME = "same"
 
 
 def describe(part: Any) -> Any:
   """JSON-able description of a word, its parts and its numbers.
 
-  How parameters are first drawn is left out: a saved prompt has its own.
+  How parameters are first drawn is left out: a saved prompt has its own. A module that
+  stands in several places is one set of parameters: each mention after the first is
+  {"same": path of the first}, such as "prompts/0/condition".
   """
+  return _described(part, "", {})
+
+
+def _described(part: Any, path: str, seen: dict[int, str]) -> Any:
+  def inner(key: Any, value: Any) -> Any:
+    return _described(value, _below(path, key), seen)
+
   if dataclasses.is_dataclass(part) and not isinstance(part, type):
+    if isinstance(part, nn.Module) and seen.setdefault(id(part), path) != path:
+      return {SAME: seen[id(part)]}
     fields = {
-      field.name: describe(getattr(part, field.name))
+      field.name: inner(field.name, getattr(part, field.name))
       for field in dataclasses.fields(part)
       if field.init and field.name not in ("parent", "name") and not drawn(field.name)
     }
     return {"class": f"{type(part).__module__}:{type(part).__qualname__}", **fields}
   if isinstance(part, (list, tuple)):
-    return [describe(item) for item in part]
+    return [inner(i, item) for i, item in enumerate(part)]
   if isinstance(part, Mapping):
-    return {key: describe(value) for key, value in part.items()}
+    return {key: inner(key, value) for key, value in part.items()}
   if part is None or isinstance(part, (bool, int, float, str)):
     return part
   raise ValueError(
@@ -77,36 +91,78 @@ def rebuild(data: Any) -> Any:
 
   Raises:
     ValueError: if a class is no word of a method (see `word`), or does not take what
-      is stated for it.
+      is stated for it, or "same" names no module that stands before it.
   """
-  return _rebuilt(data, 0)
+  return _Reader()(data, "", 0)
 
 
-def _rebuilt(data: Any, depth: int) -> Any:
-  if depth > DEEPEST:
-    raise ValueError(f"A module in card.json is nested more than {DEEPEST} deep.")
-  if isinstance(data, Mapping) and "class" in data:
-    return _built(data, depth)
-  if isinstance(data, Mapping):
-    return {key: _rebuilt(value, depth + 1) for key, value in data.items()}
-  if isinstance(data, Sequence) and not isinstance(data, str):
-    return tuple(_rebuilt(item, depth + 1) for item in data)
-  if isinstance(data, float) and not math.isfinite(data):
-    raise ValueError(f"A module in card.json holds the number {data}.")
-  return data
+def _below(path: str, key: Any) -> str:
+  return f"{path}/{key}" if path else str(key)
 
 
-def _built(data: Mapping[str, Any], depth: int) -> Any:
-  if data["class"] in SITES and len(data) == 1:
-    return SITES[data["class"]]
-  cls = word(data["class"])
-  fields = {k: _rebuilt(v, depth + 1) for k, v in data.items() if k != "class"}
+class _Reader:
+  """Builds what a card describes.
+
+  Attributes:
+    made: path of a module -> (the module, how many parts it has).
+    parts: parts so far; those of a module that is mentioned again count again.
+  """
+
+  def __init__(self) -> None:
+    self.made: dict[str, tuple[Any, int]] = {}
+    self.parts = 0
+
+  def __call__(self, data: Any, path: str, depth: int) -> Any:
+    if depth > DEEPEST:
+      raise ValueError(f"A module in card.json is nested more than {DEEPEST} deep.")
+    self._count(1)
+
+    def inner(key: Any, value: Any) -> Any:
+      return self(value, _below(path, key), depth + 1)
+
+    if isinstance(data, Mapping) and set(data) == {SAME}:
+      return self._again(data[SAME])
+    if isinstance(data, Mapping) and "class" in data:
+      before = self.parts
+      rest = {key: value for key, value in data.items() if key != "class"}
+      if data["class"] in SITES and not rest:
+        return SITES[data["class"]]
+      cls = word(data["class"])
+      built = _built(cls, data["class"], {k: inner(k, v) for k, v in rest.items()})
+      if isinstance(built, nn.Module):
+        self.made[path] = built, self.parts - before
+      return built
+    if isinstance(data, Mapping):
+      return {key: inner(key, value) for key, value in data.items()}
+    if isinstance(data, Sequence) and not isinstance(data, str):
+      return tuple(inner(i, item) for i, item in enumerate(data))
+    if isinstance(data, float) and not math.isfinite(data):
+      raise ValueError(f"A module in card.json holds the number {data}.")
+    return data
+
+  def _again(self, path: Any) -> Any:
+    if not isinstance(path, str) or path not in self.made:
+      raise ValueError(
+        f"card.json says that a module is the same as {path!r}, where none stands "
+        "before it."
+      )
+    found, parts = self.made[path]
+    self._count(parts)
+    return found
+
+  def _count(self, parts: int) -> None:
+    self.parts += parts
+    if self.parts > MOST_PARTS:
+      raise ValueError(f"A module in card.json has more than {MOST_PARTS} parts.")
+
+
+def _built(cls: type, path: str, fields: dict[str, Any]) -> Any:
   names = {f.name: f for f in dataclasses.fields(cls) if f.init}
   # Flax's own two fields are set where a module is used, not where it is described.
   unknown = sorted(set(fields) - (set(names) - {"parent", "name"}))
   if unknown:
     raise ValueError(
-      f"{data['class']} has no fields {unknown}: the prompt was saved by another "
+      f"{path} has no fields {unknown}: the prompt was saved by another "
       "version of its code."
     )
   for name, field in names.items():
@@ -115,18 +171,18 @@ def _built(data: Mapping[str, Any], depth: int) -> Any:
       if _required(field):
         fields[name] = None
     elif _required(field) and name not in fields:
-      raise ValueError(f"card.json gives {data['class']} no {name!r}.")
+      raise ValueError(f"card.json gives {path} no {name!r}.")
   hints = typing.get_type_hints(cls)
   for name, value in fields.items():
     if not drawn(name) and not _suits(value, hints[name]):
       raise ValueError(
-        f"card.json gives {data['class']} the {name} {reprlib.repr(value)}, which is "
-        "not of its kind."
+        f"card.json gives {path} the {name} {reprlib.repr(value)}, which is not of its "
+        "kind."
       )
   try:
     return cls(**fields)
   except (TypeError, AttributeError) as error:
-    raise ValueError(f"card.json describes no {data['class']}: {error}.") from error
+    raise ValueError(f"card.json describes no {path}: {error}.") from error
 
 
 def _suits(value: Any, hint: Any) -> bool:
@@ -138,6 +194,9 @@ def _suits(value: Any, hint: Any) -> bool:
     return value in inner
   if origin is Sequence and inner:
     return isinstance(value, tuple) and all(_suits(one, inner[0]) for one in value)
+  if origin is Mapping and inner:
+    held = value.values() if isinstance(value, Mapping) else [None]
+    return isinstance(value, Mapping) and all(_suits(one, inner[1]) for one in held)
   if hint is int:
     return type(value) is int and abs(value) < 2**63
   if hint is float:

@@ -18,7 +18,8 @@ Words draw their parameters through `weight`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -206,20 +207,73 @@ class Prompt(nn.Module):
 
 
 def spread(prompt: Prompt, sites: Sequence[str | At]) -> "Together":
-  """The same sentence at several places, each with parameters of its own."""
-  # Words that are one object would be one set of parameters.
-  return Together([prompt.clone(_deep_clone=True, site=site) for site in sites])
+  """The same sentence at several places, each with parameters of its own.
+
+  Each part has the name of its place, dots as underscores: "encoder_kv".
+
+  Raises:
+    ValueError: if a place is named twice.
+  """
+  parts = {}
+  for site in sites:
+    place = site.place if isinstance(site, At) else site
+    name = place.replace(".", "_")
+    if name in parts:
+      raise ValueError(
+        f"`spread.sites` names the place {place!r} twice. Name it once, or bind "
+        "`prompt.Together` with a name for each."
+      )
+    # Words that are one object would be one set of parameters.
+    parts[name] = prompt.clone(_deep_clone=True, site=site)
+  return Together(parts)
 
 
 class Together(nn.Module):
   """Several prompts as one: their positions stand side by side, in order.
 
   Attributes:
-    prompts: at least one Prompt.
+    prompts: at least one Prompt: a mapping name -> Prompt, so that the branch of each
+      is `prompt/NAME`, or a sequence, whose branches are `prompt/prompts_0` and so on.
+    names: those of a sequence; None for a mapping, which brings its own.
   """
 
-  prompts: Sequence[nn.Module]
+  # The names below are those of the branches.
+  preserve_adopted_names: ClassVar[bool] = True
   reads_code: ClassVar[bool] = False
+  prompts: Sequence[nn.Module] | Mapping[str, nn.Module]
+  names: Sequence[str] | None = None
+
+  def __post_init__(self) -> None:
+    if isinstance(self.prompts, Mapping):
+      if self.names is not None:
+        raise ValueError(
+          f"`Together.names` is {self.names!r} and `Together.prompts` a mapping, which "
+          "names its own. Leave `names` out."
+        )
+      # A sequence keeps its order wherever Flax maps over it, a mapping does not.
+      self.names = tuple(self.prompts)
+      self.prompts = tuple(self.prompts.values())
+    names = (None,) * len(self.prompts) if self.names is None else tuple(self.names)
+    if not names or len(names) != len(self.prompts):
+      raise ValueError(
+        f"`Together.prompts` holds {len(self.prompts)} prompts and `Together.names` "
+        f"{len(names)} names. Give one name for each of at least one prompt."
+      )
+    for name in names if self.names is not None else ():
+      self._check_name(name, names)
+    self.prompts = tuple(map(_named, self.prompts, names))
+    super().__post_init__()
+
+  def _check_name(self, name: Any, names: Sequence[Any]) -> None:
+    fits = isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)
+    # What the class has already, Flax gives to no branch.
+    taken = fits and (hasattr(type(self), name) or name in _FIELDS)
+    if not fits or taken or names.count(name) > 1:
+      raise ValueError(
+        f"`Together.prompts` gives a prompt the name {name!r}. A name is a word of "
+        "letters, digits and underscores that no other prompt has, such as 'task', "
+        f"and none of {', '.join(sorted(_FIELDS))} or another attribute of Together."
+      )
 
   @property
   def needs(self) -> frozenset[str]:
@@ -252,3 +306,14 @@ class Together(nn.Module):
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
     parts = [prompt(context, spec, train) for prompt in self.prompts]
     return functools.reduce(Injection.beside, parts)
+
+
+# Flax's own, beside those of the class.
+_FIELDS = frozenset({"prompts", "names", "parent", "name", "scope"})
+
+
+def _named(prompt: nn.Module, name: str | None) -> nn.Module:
+  """The prompt under a name; its words stay the objects they are."""
+  given = getattr(prompt, "name", None)
+  bound = getattr(prompt, "parent", None) is not None
+  return prompt if given == name or bound else prompt.clone(name=name)

@@ -137,7 +137,11 @@ TABLE: dict[str, Row] = {
   ),
   "BRANCH_SCHEDULES": Row(
     mapping('{"prompt": @optimizer.constant()}', lambda value: isinstance(value, Made)),
-    "schedules of branches that have their own",
+    "schedules of branches that have their own: short for GROUPS",
+  ),
+  "GROUPS": Row(
+    mapping('{"prompt/task": @groups.Group()}', lambda value: isinstance(value, Made)),
+    "rule, schedule, decay and clipping of branches that have their own",
   ),
   # Devices.
   "SHARDING": Row(made("@sharding.Sharding()"), "the mesh and what it divides"),

@@ -1,39 +1,36 @@
 """Optimisers, schedules and rates, over optax."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
 
-from prompt_tuning.core import trainable as branches
-from prompt_tuning.engine.kinds import Kind, number, optional
-
-Schedule = Callable[[Any], Any]
-
+from prompt_tuning.engine.groups import (
+  Group,
+  Schedule,
+  check,
+  check_branches,
+  label_leaves,
+)
+from prompt_tuning.engine.kinds import number, optional
 
 _FROM_0, _ABOVE_0 = number(low=0), number(above=0)
 _SHARE = number(low=0, below=1)
 
 
-def _check(owner: str, kind: Kind, **values: Any) -> None:
-  for argument, value in values.items():
-    value = value.item() if hasattr(value, "item") else value
-    if not kind.accepts(value):
-      raise ValueError(f"`{owner}.{argument}` must be {kind.words}, got {value!r}.")
-
-
 def constant(learning_rate: float) -> Schedule:
   """The same rate at every step."""
-  _check("optimizer.constant", _FROM_0, learning_rate=learning_rate)
+  check("optimizer.constant", _FROM_0, learning_rate=learning_rate)
   return optax.constant_schedule(learning_rate)
 
 
 def warmup_linear(learning_rate: float, warmup_steps: int, steps: int) -> Schedule:
   """Linear rise to the rate, then linear fall to 0 at `steps`."""
   own = {"learning_rate": learning_rate, "warmup_steps": warmup_steps, "steps": steps}
-  _check("optimizer.warmup_linear", _FROM_0, **own)
+  check("optimizer.warmup_linear", _FROM_0, **own)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1)),
@@ -46,7 +43,7 @@ def warmup_linear(learning_rate: float, warmup_steps: int, steps: int) -> Schedu
 def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> Schedule:
   """Linear rise to the rate, then half a cosine down to 0 at `steps`."""
   own = {"learning_rate": learning_rate, "warmup_steps": warmup_steps, "steps": steps}
-  _check("optimizer.warmup_cosine", _FROM_0, **own)
+  check("optimizer.warmup_cosine", _FROM_0, **own)
   return optax.warmup_cosine_decay_schedule(
     0.0, learning_rate, max(warmup_steps, 1), max(steps, warmup_steps + 1)
   )
@@ -55,8 +52,8 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> Schedu
 def inverse_square_root(learning_rate: float, warmup_steps: int) -> Schedule:
   """rate / sqrt(max(step, warm-up) / warm-up): T5's pre-training schedule."""
   owner = "optimizer.inverse_square_root"
-  _check(owner, _FROM_0, learning_rate=learning_rate)
-  _check(owner, _ABOVE_0, warmup_steps=warmup_steps)
+  check(owner, _FROM_0, learning_rate=learning_rate)
+  check(owner, _ABOVE_0, warmup_steps=warmup_steps)
 
   def schedule(step):
     return learning_rate * jax.numpy.sqrt(
@@ -88,9 +85,9 @@ class Adafactor:
   clipping: float | None = 1.0
 
   def __post_init__(self) -> None:
-    _check("Adafactor", number(above=0, high=1), decay_rate=self.decay_rate)
-    _check("Adafactor", optional(_SHARE), weight_decay=self.weight_decay)
-    _check("Adafactor", optional(_ABOVE_0), clipping=self.clipping)
+    check("Adafactor", number(above=0, high=1), decay_rate=self.decay_rate)
+    check("Adafactor", optional(_SHARE), weight_decay=self.weight_decay)
+    check("Adafactor", optional(_ABOVE_0), clipping=self.clipping)
 
   def __call__(self, learning_rate: Schedule) -> optax.GradientTransformation:
     return optax.adafactor(
@@ -113,9 +110,9 @@ class AdamW:
   weight_decay: float = 0.0
 
   def __post_init__(self) -> None:
-    _check("AdamW", _SHARE, b1=self.b1, b2=self.b2)
-    _check("AdamW", _ABOVE_0, eps=self.eps)
-    _check("AdamW", _FROM_0, weight_decay=self.weight_decay)
+    check("AdamW", _SHARE, b1=self.b1, b2=self.b2)
+    check("AdamW", _ABOVE_0, eps=self.eps)
+    check("AdamW", _FROM_0, weight_decay=self.weight_decay)
 
   def __call__(self, learning_rate: Schedule) -> optax.GradientTransformation:
     return optax.adamw(
@@ -125,43 +122,57 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """A rule, its schedule, clipping, and rates for single branches.
+  """A rule, its schedule, clipping, and what single branches have of their own.
 
   Attributes:
     rule: makes a transformation of a schedule, such as `Adafactor()`.
     schedule: learning rate by step.
-    clip_norm: largest global norm of the gradient, or None. (Of no use in front of
+    clip_norm: largest norm of the whole gradient, or None. (Of no use in front of
       Adafactor, whose update does not depend on the gradient's scale.)
-    branch_schedules: branch -> its own schedule; the longest matching path decides.
+    branch_schedules: branch -> its own schedule: short for `Group(schedule=...)`.
+    groups: branch -> `Group`. The longest matching path decides; the rest of what
+      trains goes by the optimiser's own rule and schedule.
   """
 
   rule: Callable[[Schedule], optax.GradientTransformation]
   schedule: Schedule
   clip_norm: float | None = None
   branch_schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
+  groups: Mapping[str, Group] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
-    _check("Optimizer", optional(_ABOVE_0), clip_norm=self.clip_norm)
+    check("Optimizer", optional(_ABOVE_0), clip_norm=self.clip_norm)
+    for name, group in self.groups.items():
+      if not isinstance(group, Group):
+        raise ValueError(
+          f"`Optimizer.groups` (GROUPS) gives {name!r} {group!r}; give a "
+          "`groups.Group`, such as Group(schedule=constant(0.1))."
+        )
+    both = sorted(set(self.groups) & set(self.branch_schedules))
+    if both:
+      raise ValueError(
+        f"`Optimizer.groups` (GROUPS) and `branch_schedules` (BRANCH_SCHEDULES) both "
+        f"name {both}. State the schedule in the group: Group(schedule=...)."
+      )
 
   def build(self, trainable: Any) -> optax.GradientTransformation:
-    """The transformation for a trainable tree; checks the branch names."""
+    """The transformation for a trainable tree.
+
+    Raises:
+      ValueError: if a branch with something of its own holds nothing that trains.
+    """
+    groups = {name: Group(schedule=own) for name, own in self.branch_schedules.items()}
+    check_branches("BRANCH_SCHEDULES", groups, trainable)
+    check_branches("GROUPS", self.groups, trainable)
+    groups |= self.groups
     transform = self.rule(self.schedule)
-    if self.branch_schedules:
-      branches.check(trainable, list(self.branch_schedules))
-      transforms = {"": transform}
-      for name, schedule in self.branch_schedules.items():
-        transforms[name] = self.rule(schedule)
-      transform = optax.multi_transform(transforms, self._labels)
+    if groups:
+      own = {name: g.build(self.rule, self.schedule) for name, g in groups.items()}
+      labels = functools.partial(label_leaves, tuple(groups))
+      transform = optax.multi_transform({"": transform, **own}, labels)
     if self.clip_norm is not None:
       transform = optax.chain(optax.clip_by_global_norm(self.clip_norm), transform)
     return transform
-
-  def _labels(self, tree: Any) -> Any:
-    def label(path: str) -> str:
-      names = [name for name in self.branch_schedules if branches.within(path, name)]
-      return max(names, key=len, default="")
-
-    return branches.unflatten({path: label(path) for path in branches.flatten(tree)})
 
 
 @dataclasses.dataclass(frozen=True)

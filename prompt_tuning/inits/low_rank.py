@@ -1,4 +1,4 @@
-"""How low-rank changes of kernels start: as no change, and with a gradient.
+"""How low-rank changes of kernels and tables start: as none, and with a gradient.
 
 Hu et al., 2022, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
 """
@@ -31,5 +31,19 @@ def lora() -> Initializer:
     left = jax.random.uniform(key, (*shape[:-1], inputs), minval=-bound, maxval=bound)
     right = jnp.zeros((*shape[:-1], shape[-1] - inputs))
     return jnp.concatenate([left, right], axis=-1)
+
+  return draw
+
+
+def left() -> Initializer:
+  """The left factor [G P R] of a table: U(-1 / sqrt(R), 1 / sqrt(R)).
+
+  That is Kaiming's draw with a = sqrt(5), as DePT's released code has it.
+  """
+
+  def draw(key: Any, shape: tuple[int, ...], spec: Any) -> jax.Array:
+    del spec
+    bound = shape[-1] ** -0.5
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
   return draw

@@ -13,10 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prompt_tuning.blocks.linear import linear
 from prompt_tuning.core.context import Code, Spec
 from prompt_tuning.core.prompt import Drawn, Initializer, Shape, weight
 from prompt_tuning.inits import uniform
-from prompt_tuning.parameterisers.mlp import linear
 
 HEIGHTS = (3, 4, 5)
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import flax.linen as nn
 
+from prompt_tuning.blocks.linear import linear
 from prompt_tuning.blocks.lstm import BiLstm
 from prompt_tuning.core.context import Code, Spec
 from prompt_tuning.core.prompt import Drawn, Initializer, Shape
-from prompt_tuning.parameterisers.mlp import linear
 
 
 class Lstm(nn.Module):

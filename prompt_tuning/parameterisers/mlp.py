@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
+from prompt_tuning.blocks.linear import linear
 from prompt_tuning.core.context import Code, Spec, masked_mean
 from prompt_tuning.core.prompt import AXES, Drawn, Initializer, Shape, weight
 from prompt_tuning.inits import uniform
@@ -72,21 +72,3 @@ class Bottleneck(nn.Module):
     up_FX = weight(self, "up_kernel", self.initializer, up, spec, ("mlp", "embed"))
     bias_GPH = weight(self, "up_bias", self.bias_initializer, shape, spec, AXES)
     return Drawn((hidden_RF @ up_FX).reshape(-1, *shape) + bias_GPH[None])
-
-
-def linear(
-  module: nn.Module,
-  name: str,
-  x_RC: jax.Array,
-  features: int,
-  initializer: Initializer | None,
-  spec: Spec,
-) -> jax.Array:
-  """x W + b with parameters `name`_kernel and `name`_bias of the calling module."""
-  if initializer is None:
-    # The default of the frameworks that the papers used: U(+-1 / sqrt(fan in)).
-    initializer = uniform.symmetric(x_RC.shape[-1] ** -0.5)
-  shape, axes = (x_RC.shape[-1], features), ("embed", "mlp")
-  kernel_CF = weight(module, f"{name}_kernel", initializer, shape, spec, axes)
-  bias_F = weight(module, f"{name}_bias", uniform.zeros(), shape[1:], spec, axes[1:])
-  return jnp.asarray(x_RC, jnp.float32) @ kernel_CF + bias_F
