@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import re
+import shutil
 import types
 from collections.abc import Callable
 from typing import Any
@@ -301,3 +302,9 @@ def test_a_saved_model(made, tmp_path):
   (tmp_path / "saved_model.pb").write_bytes(b"edited")
   with pytest.raises(ValueError, match="'saved_model.pb', which was not written"):
     export.SERVING["savedmodel"](tmp_path, made.served)
+
+
+def test_a_backbone_of_a_killed_write_is_read(tiny_folder, tmp_path):
+  """Whole, but not yet in its place."""
+  shutil.copytree(tiny_folder, tmp_path / folders.NEW)
+  assert load(str(tmp_path)).fingerprint == load(tiny_folder).fingerprint
