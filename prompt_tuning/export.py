@@ -85,6 +85,10 @@ def export(
   if to not in SERVING and (settings or dtype):
     given = sorted([*settings, *(["dtype"] if dtype else [])])
     raise ValueError(f"{given} belong to {list(SERVING)}, not to {to!r}.")
+  if prompt is not None and _same_folder(output, prompt):
+    raise ValueError(
+      f"`output` is {output!r}, the folder of the prompt that is read. Name another."
+    )
   _check_output(to, output)
   if to == "huggingface" or (to in T5X and prompt is None):
     if checkpoint is None:
@@ -99,10 +103,6 @@ def export(
     raise ValueError("`prompt` is missing; give the folder of a trained prompt.")
   if vocabulary is not None and to in ("numpy", "peft"):
     raise ValueError(f"`vocabulary` is {vocabulary!r}, but {to!r} writes none.")
-  if _same_folder(output, prompt):
-    raise ValueError(
-      f"`output` is {output!r}, the folder of the prompt that is read. Name another."
-    )
   chosen = serving_settings.Settings(**settings)
   made = prompts.load(prompt)
   if to == "numpy":

@@ -233,7 +233,7 @@ class Case:
     injection = self.encoded[2] or Injection()
     held = {name: injection.get(name) for name in sorted(injection.places)}
     return tuple(
-      (name, getattr(place, "mask", None) is None, len(place.vectors) == 1)
+      (name, getattr(place, "mask", None) is None, len(jax.tree.leaves(place)[0]) == 1)
       for name, place in held.items()
     )
 

@@ -122,7 +122,8 @@ def is_first() -> bool:
 
 def several() -> bool:
   """Whether there is more than one process."""
-  return jax.process_count() > 1
+  # Asked before there are devices too, which counting processes would make.
+  return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def wait(name: str) -> None:
