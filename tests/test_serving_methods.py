@@ -60,6 +60,8 @@ def exported(tiny_folder, folder, method, length, kind, to):
   table = str(folder / "table.npy")
   np.save(table, np.random.default_rng(5).normal(size=(8192, 16)))
   numbers = {"PROMPT_LENGTH": length, "CODE_WIDTH": 12, "PRETRAINED_TABLE": table}
+  # No table of one position has a higher rank.
+  numbers["RANK"] = 1
   labels = LABELS[kind]
   prompt = tools.made(tiny_folder, folder, method, labels=labels, **numbers)
   # Without --labels: those of the card.
