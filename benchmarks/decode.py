@@ -16,7 +16,7 @@ import theirs
 import timing
 
 from prompt_tuning.core import model as core_model
-from prompt_tuning.engine import decode
+from prompt_tuning.decoding import decode
 from prompt_tuning.outputs import text
 
 

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 from prompt_tuning import answer, arguments
 from prompt_tuning.core import model as core_model
 from prompt_tuning.data import vocabularies
+from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine import compilation, evaluate
-from prompt_tuning.engine import score as scoring
 from prompt_tuning.engine.product import Product
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts

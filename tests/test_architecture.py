@@ -19,11 +19,12 @@ ARROWS = {
   "conditions": WORDS,
   "parameterisers": WORDS,
   "transforms": WORDS,
-  "outputs": {"core", "blocks"},
-  "objectives": {"core"},
+  "decoding": {"core"},
+  "outputs": {"core", "decoding"},
+  "objectives": {"core", "decoding"},
   "backbones": {"core"},
   "data": {"core"},
-  "engine": {"core", "data", "outputs", "objectives"},
+  "engine": {"core", "data", "decoding", "outputs", "objectives"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -14,7 +14,7 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import PromptedModel, features
 from prompt_tuning.core.places import Slots
-from prompt_tuning.engine import score as scoring
+from prompt_tuning.decoding import score as scoring
 from prompt_tuning.outputs import choice
 
 V, T = 23, 7

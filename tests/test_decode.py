@@ -15,7 +15,7 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import PromptedModel, features
 from prompt_tuning.core.places import KeysValues, Slots
-from prompt_tuning.engine import beam, decode, search
+from prompt_tuning.decoding import beam, decode, search
 from prompt_tuning.outputs import choice, text
 
 V, U, T, SEED = 23, 6, 7, 40

@@ -13,7 +13,7 @@ from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import stack_layers
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.engine import decode
+from prompt_tuning.decoding import decode
 from prompt_tuning.outputs import text
 
 GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "t5_generate.npz")

@@ -18,7 +18,8 @@ import quick
 from prompt_tuning.core import describe
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.engine import config, fit, loop, optimizer, product, score, step
+from prompt_tuning.decoding import score
+from prompt_tuning.engine import config, fit, loop, optimizer, product, step
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 # (test, places) -> the method that it ran with.

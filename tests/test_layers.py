@@ -23,7 +23,7 @@ from prompt_tuning.core.prompt import Prompt, Together
 from prompt_tuning.core.trainable import flatten
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.packing import pack
-from prompt_tuning.engine import decode
+from prompt_tuning.decoding import decode
 from prompt_tuning.inits import uniform
 from prompt_tuning.outputs.text import Greedy
 from prompt_tuning.parameterisers import states as words

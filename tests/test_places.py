@@ -19,7 +19,7 @@ from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.places import KINDS, At, Layers, LowRank, Slots, kind_of
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.packing import pack
-from prompt_tuning.engine import decode
+from prompt_tuning.decoding import decode
 from prompt_tuning.outputs.text import Greedy
 
 # No two sizes alike: V, H, N, D, F, layers of the encoder and of the decoder.

@@ -12,7 +12,7 @@ from goldens import weights
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.model import PromptedModel, features
-from prompt_tuning.engine import beam, decode
+from prompt_tuning.decoding import beam, decode
 from prompt_tuning.outputs import text
 
 GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "t5x_minimal.npz")

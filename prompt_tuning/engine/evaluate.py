@@ -11,8 +11,9 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import decode, rows, sharding
-from prompt_tuning.engine import score as scoring
+from prompt_tuning.decoding import decode
+from prompt_tuning.decoding import score as scoring
+from prompt_tuning.engine import rows, sharding
 from prompt_tuning.engine.sharding import Placement
 from prompt_tuning.outputs import choice, text
 

@@ -22,7 +22,7 @@ from prompt_tuning.core.model import RESERVED_ID, PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import check_labels
-from prompt_tuning.engine import decode, score
+from prompt_tuning.decoding import decode, score
 from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.interop import serving_reads
 from prompt_tuning.interop.serving_card import FORMAT

@@ -1,6 +1,6 @@
 """Answers from a list: the label that the model finds likeliest.
 
-`engine.score.choice_scores` gives the scores; the settings and the words are here.
+`decoding.score.choice_scores` gives the scores; the settings and the words are here.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Answers in words: how to decode, and how ids become text.
 
-The settings say which loop of `engine/decode.py` runs and with what; `answers` turns
+The settings say which loop of `decoding/decode.py` runs and with what; `answers` turns
 what it returns into one string a row.
 """
 
@@ -67,7 +67,7 @@ class Beam:
     beams: K, sequences kept a row, and returned.
     alpha: strength of the length penalty; 0 ranks by plain log-probability.
     length_penalty: "brevity" searches as T5X does, "power" as Hugging Face does;
-      `engine.beam.beam_search` says where they differ.
+      `decoding.beam.beam_search` says where they differ.
   """
 
   loop: ClassVar[str] = "beam_search"

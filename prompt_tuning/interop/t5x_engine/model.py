@@ -19,8 +19,9 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import decode, fit
-from prompt_tuning.engine import score as scoring
+from prompt_tuning.decoding import decode
+from prompt_tuning.decoding import score as scoring
+from prompt_tuning.engine import fit
 from prompt_tuning.interop.t5x_engine import start, tree
 from prompt_tuning.interop.t5x_engine.features import VirtualPositions
 from prompt_tuning.interop.t5x_engine.optimizer import BranchOptimizer

@@ -6,8 +6,8 @@ import jax
 from jaxtyping import Array
 
 from prompt_tuning.core.model import Batch, Params, PromptedModel
-from prompt_tuning.engine.beam import beam_search
-from prompt_tuning.engine.search import Cache, Decoded, Step, greedy, sample
+from prompt_tuning.decoding.beam import beam_search
+from prompt_tuning.decoding.search import Cache, Decoded, Step, greedy, sample
 
 
 def generate(

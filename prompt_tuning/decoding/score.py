@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning.core.model import Batch, Params, PromptedModel, features
-from prompt_tuning.engine.decode import refuse_packed
-from prompt_tuning.engine.search import EOS, log_prob
+from prompt_tuning.decoding.decode import refuse_packed
+from prompt_tuning.decoding.search import EOS, log_prob
 
 
 def score(model: PromptedModel, params: Params, batch: Batch) -> Float[Array, " B"]:

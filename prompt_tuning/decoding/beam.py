@@ -1,6 +1,6 @@
 """Beam search under two rules of length.
 
-See `engine.search` for what a step is.
+See `decoding.search` for what a step is.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.engine.search import (
+from prompt_tuning.decoding.search import (
   EOS,
   Cache,
   Step,
