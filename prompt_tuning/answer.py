@@ -27,8 +27,7 @@ from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts
 from prompt_tuning.interop.load import Loaded, load
-from prompt_tuning.outputs.choice import Choice
-from prompt_tuning.outputs.text import Greedy
+from prompt_tuning.outputs import output as outputs
 
 # Rows of a batch of texts from Python.
 ROWS = 64
@@ -142,20 +141,13 @@ class Session:
       why = "MOST_POSITIONS, which bounds the memory of a row"
     return f"{cut} of {count} inputs were cut to {self.limit} tokens ({why})."
 
-  def choice(self, normalize_by_length: bool | None = None) -> Choice:
+  def choice(self, normalize_by_length: bool | None = None) -> Any:
     """How labels are scored: as in training, unless said otherwise."""
-    output = self.known.output
-    output = output if isinstance(output, Choice) else Choice()
-    if normalize_by_length is None:
-      return output
-    return dataclasses.replace(output, normalize_by_length=normalize_by_length)
+    return outputs.choosing(self.known.output, normalize_by_length)
 
   def words(self, steps: int | None = None) -> Any:
     """How text is written: as in training, or greedily."""
-    output = self.known.output
-    if steps is None and output is not None and not isinstance(output, Choice):
-      return output
-    return Greedy(STEPS if steps is None else steps)
+    return outputs.writing(self.known.output, steps, STEPS)
 
   def answers(
     self,

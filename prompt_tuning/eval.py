@@ -23,7 +23,6 @@ from prompt_tuning.engine import config, conventions, distributed, ended, evalua
 from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
-from prompt_tuning.outputs.choice import Choice
 
 
 def evaluate_prompt(
@@ -144,7 +143,7 @@ def _answered(
 def _card_output(session: answer.Session, task: Any) -> Any:
   """The output that the prompt was trained with, where the task allows it."""
   output = session.known.output
-  if isinstance(output, Choice) and not task.labels:
+  if output is not None and output.labelled and not task.labels:
     logging.warning(
       "The task has no LABELS, among which the prompt's card chooses: the loss alone "
       "is given. Set LABELS, or include a file of gin/outputs/."

@@ -30,7 +30,7 @@ from prompt_tuning.engine import budget, chips, config, ended, fit, loop, shardi
 from prompt_tuning.engine.abstract import PROGRAMS, Job
 from prompt_tuning.engine.report import info_text
 from prompt_tuning.interop.load import load
-from prompt_tuning.outputs.text import Greedy
+from prompt_tuning.outputs import output as outputs
 
 WANTED = (
   "BACKBONE INITIAL_CHECKPOINT_PATH PROMPT PROMPT_PLACE TRUNCATE TRAINABLE OBJECTIVE "
@@ -131,7 +131,7 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
   )
   labels = config.macro("LABELS") if "LABELS" in config.names() else None
   place = recipe.sharding.over(devices) if place is None else place
-  output = macros["OUTPUT"] or Greedy(layout.targets)
+  output = macros["OUTPUT"] or outputs.writing(None, None, layout.targets)
   found = Job(model, layout, recipe, output, len(labels or (0, 1)), place)
   found.check()
   return found

@@ -7,7 +7,7 @@ from typing import Any
 from prompt_tuning import arguments, keywords
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import config
-from prompt_tuning.outputs.choice import Choice
+from prompt_tuning.outputs.output import Output
 
 # At most so many different targets make a list of labels.
 MOST_LABELS = 64
@@ -57,7 +57,7 @@ def wished(
   if validation is not None:
     validation = arguments.pairs("validation", validation)
   _check_output(output, validation is not None)
-  chooses = output in (None, "choice") or isinstance(output, Choice)
+  chooses = output in (None, "choice") or getattr(output, "labelled", False)
   guessed = labels is None and chooses
   labels = _guess(train, validation or []) if guessed else labels
   if labels is None and chooses and output is not None:
@@ -89,9 +89,7 @@ def _check_output(output: Any, validated: bool) -> None:
     raise ValueError("`output` answers validation, but `validation` is None.")
   if isinstance(output, str) and output not in OUTPUTS:
     raise ValueError(config.nearest("output", output, set(OUTPUTS)))
-  if not isinstance(output, str) and not (
-    isinstance(output, Choice) or hasattr(output, "loop")
-  ):
+  if not isinstance(output, str | Output):
     raise ValueError(
       f"`output` is {output!r}; give one of {list(OUTPUTS)}, or a setting of "
       "`prompt_tuning.outputs` such as text.Greedy(8)."

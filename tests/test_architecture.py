@@ -60,6 +60,17 @@ def test_arrows(room):
     assert not other, f"{path.relative_to(ROOT)} imports {sorted(other)}"
 
 
+def test_nobody_asks_what_kind_an_output_is():
+  for path in FILES:
+    names = {name for name in imports(path) if name.startswith("prompt_tuning.outputs")}
+    if path.parent.name == "engine":
+      known = {"prompt_tuning.outputs", "prompt_tuning.outputs.output"}
+      assert names <= known, path
+    if path.parent.name not in ("outputs", "decoding"):
+      asked = r"isinstance\([^()]*\b(Choice|Greedy|Sample|Beam)\b|output\.loop\b"
+      assert not re.search(asked, path.read_text()), path
+
+
 def test_every_room_is_in_the_picture():
   folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
   assert folders - {"demo", "interop", "inspect"} == set(ARROWS)

@@ -8,16 +8,13 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import evaluate, fit, sharding
-from prompt_tuning.outputs.choice import Choice
 
 PROGRAMS = ("train", "eval", "decode")
-EOS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +89,19 @@ class Job:
 
   def _decode(self) -> Any:
     params, batch = self._whole, self.batch(self._size)
-    if isinstance(self.output, Choice):
-      # Any label of as many tokens costs the same.
-      ids_KU = np.full((self.labels, self.layout.targets), 3)
-      ids_KU[:, -1] = EOS
-      run = evaluate.label_scorer(self._alone, ids_KU, self.output, self.place)
-      return run.lower(params, batch)
     numbers = jax.ShapeDtypeStruct((self._size,), "int32", sharding=self.place.by_rows)
-    run = evaluate.writer(self._alone, self.output, self.place)
-    return run.lower(params, batch, numbers)
+    labels = list(map(str, range(self.labels)))
+    program = self.output.program(self._alone, labels, self._pieces)
+    return evaluate.compiled(program, self.place).lower(params, batch, numbers)
+
+  def _pieces(self, label: str) -> list[int]:
+    """A label's pieces: any of as many tokens costs the same, but no two are alike."""
+    number, vocabulary = int(label), self.model.backbone.spec.vocabulary
+    pieces = []
+    for _ in range(max(self.layout.targets - 1, 1)):
+      number, rest = divmod(number, vocabulary - 3)
+      pieces.append(3 + rest)
+    return pieces
 
   @property
   def _alone(self) -> PromptedModel:

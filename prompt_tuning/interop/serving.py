@@ -28,7 +28,7 @@ from prompt_tuning.data.texts import short
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
 from prompt_tuning.interop.serving_files import EOS, Pieces
 from prompt_tuning.interop.serving_reads import Reads
-from prompt_tuning.outputs import text
+from prompt_tuning.outputs import words
 
 # Rows of texts are as long as a multiple of this, and so many to a batch at the most.
 ROUND, MOST = 16, 64
@@ -73,7 +73,7 @@ class Served:
         columns. external: vectors [B C], for a prompt that reads some.
     """
     ids = self._answers("generate", texts, external).get("ids")
-    return [] if ids is None else text.answers(ids, self._pieces().decode)
+    return [] if ids is None else words.answers(ids, self._pieces().decode)
 
   def classify(
     self, texts: Iterable[Any], external: Any = None

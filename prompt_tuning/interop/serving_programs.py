@@ -22,12 +22,12 @@ from prompt_tuning.core.model import RESERVED_ID, PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import check_labels
-from prompt_tuning.decoding import decode, score
 from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.interop import serving_reads
 from prompt_tuning.interop.serving_card import FORMAT
 from prompt_tuning.interop.serving_settings import Settings
 from prompt_tuning.outputs import choice
+from prompt_tuning.outputs.output import Output
 
 # (weights by name, features by name) -> results by name.
 Program = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
@@ -56,27 +56,16 @@ class Servable:
   @property
   def programs(self) -> dict[str, Program]:
     """Functions to lower."""
-    made = {"generate": self._generate}
-    if self.settings.labels:
-      made["choose"] = self._choose
-    return made
+    return {one.serves: self._program(one) for one in self.settings.outputs}
 
-  def _generate(self, weights: Any, features: Any) -> dict[str, Array]:
-    batch, output = self._batch(features), self.settings.output
-    ids, log_probs = decode.generate(self.model, unflatten(weights), batch, output)
-    return {"ids": ids, "log_probability": log_probs}
-
-  def _choose(self, weights: Any, features: Any) -> dict[str, Array]:
+  def _program(self, output: Output) -> Program:
     encode = functools.partial(vocabularies.encode, self.vocabulary)
-    ids_KU = choice.label_rows(self.settings.labels, encode)
-    scores_BK = score.choice_scores(
-      self.model,
-      unflatten(weights),
-      self._batch(features),
-      ids_KU,
-      self.settings.normalize_by_length,
-    )
-    return {"scores": scores_BK}
+    answer = output.program(self.model, self.settings.labels, encode)
+
+    def run(weights: Any, features: Any) -> dict[str, Array]:
+      return answer(unflatten(weights), self._batch(features), None)
+
+    return run
 
   def _batch(self, features: Mapping[str, Array]) -> dict[str, Array]:
     """Model features of what the programs take."""
@@ -150,7 +139,7 @@ def servable(session: Any, settings: Settings) -> Servable:
     "reads": reads(known, loaded.backbone.spec.vocabulary),
     "labels": list(settings.labels) if settings.labels else None,
     "normalize_by_length": settings.normalize_by_length,
-    "decoding": {"loop": output.loop, **dataclasses.asdict(output)},
+    "decoding": {"loop": output.kind, **dataclasses.asdict(output)},
     "backbone": {
       "name": loaded.name,
       "fingerprint": loaded.fingerprint,
