@@ -74,7 +74,7 @@ class Session:
     found = hashlib.sha256(str(self.loaded.fingerprint).encode())
     found.update(identity.words(self.loaded.vocabulary).encode())
     if self.prompt is not None:
-      words = [self.prompt.card, repr(self.prompt.module)]
+      words = [self.prompt.card, repr(self.prompt.module), repr(self.prompt.head)]
       found.update(json.dumps(words, default=str).encode())
       tensors = {**flatten(self.prompt.frozen), **flatten(self.prompt.trainable)}
       for name in sorted(tensors):
@@ -145,6 +145,22 @@ class Session:
     """How labels are scored: as in training, unless said otherwise."""
     return outputs.choosing(self.known.output, normalize_by_length)
 
+  def labels(self, labels: Sequence[str] | None, output: Any) -> Any:
+    """The labels that an output answers with: those given, or those of the training.
+
+    Raises:
+      ValueError: for other labels than those that a head was trained for.
+    """
+    if output is None or not output.headed:
+      return labels
+    own = self.known.labels
+    if labels is not None and own is not None and tuple(labels) != own:
+      raise ValueError(
+        f"`labels` (LABELS) are {list(labels)}, but the head was trained for "
+        f"{list(own)}, in this order. Leave them out."
+      )
+    return own if labels is None else tuple(labels)
+
   def words(self, steps: int | None = None) -> Any:
     """How text is written: as in training, or greedily."""
     return outputs.writing(self.known.output, steps, STEPS)
@@ -165,10 +181,11 @@ class Session:
     if not texts:
       return []
     vocabulary = self.loaded.vocabulary
+    labels = self.labels(labels, output)
     found = examples(vocabulary, texts)
     run = programs.get(
       self.model.prompt,
-      (labels, output),
+      (labels, output, repr(self.model.head)),
       lambda: evaluate.predictor(self.model, vocabulary, labels, output),
     )
     run = functools.partial(run, self.params)
@@ -194,7 +211,7 @@ def session(
     return Session(loaded, None, model, {"backbone": loaded.params})
   known = conventions.of(prompt.card)
   prompt.check(loaded.fingerprint, loaded.backbone.spec.width, force)
-  model = PromptedModel(loaded.backbone, prompt.module)
+  model = PromptedModel(loaded.backbone, prompt.module, head=prompt.head)
   return Session(loaded, prompt, model, prompt.params(loaded.params), known)
 
 

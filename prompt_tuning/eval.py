@@ -18,10 +18,12 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
+from prompt_tuning.data import targets
 from prompt_tuning.data.batches import check_targets
 from prompt_tuning.engine import config, conventions, distributed, ended, evaluate
 from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
+from prompt_tuning.objectives import classes
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 
@@ -67,7 +69,9 @@ def evaluate_prompt(
       logging.warning("The task has %s; the task's own are used.", words)
     if output is None:
       output = _card_output(session, task)
-    examples = read(task, session.loaded.vocabulary, split)
+    session.labels(task.labels, output)
+    numbered = session.model.head is not None
+    examples = read(task, session.loaded.vocabulary, split, None, numbered)
     check_targets(examples, session.loaded.vocabulary, split, task.labels)
     scores, lines = _answered(
       session, task, examples, split, output, eval_batch_size, place
@@ -117,7 +121,7 @@ def _answered(
   vocabulary = session.loaded.vocabulary
   evaluator = evaluate.Evaluator(
     session.model,
-    CrossEntropy(),
+    _objective(session, task),
     session.layout(examples, targets=True, cut_targets=True),
     vocabulary,
     task,
@@ -138,6 +142,13 @@ def _answered(
     for text, record in zip(texts, records, strict=True)
   ]
   return scores, lines
+
+
+def _objective(session: answer.Session, task: Any) -> Any:
+  """The loss: of the targets' tokens, or of the head where there is one."""
+  if session.model.head is None:
+    return CrossEntropy()
+  return classes.of(targets.kind(task))
 
 
 def _card_output(session: answer.Session, task: Any) -> Any:

@@ -253,7 +253,7 @@ def _settings(
       output = session.choice()
   if labels is None:
     labels = session.known.labels
-  return labels, output or session.words()
+  return session.labels(labels, output), output or session.words()
 
 
 def _check_count(name: str, value: Any) -> None:

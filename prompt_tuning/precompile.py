@@ -33,7 +33,7 @@ from prompt_tuning.interop.load import load
 from prompt_tuning.outputs import output as outputs
 
 WANTED = (
-  "BACKBONE INITIAL_CHECKPOINT_PATH PROMPT PROMPT_PLACE TRUNCATE TRAINABLE OBJECTIVE "
+  "BACKBONE INITIAL_CHECKPOINT_PATH PROMPT HEAD PROMPT_PLACE TRUNCATE TRAINABLE OBJECTIVE "
   "OPTIMIZER OUTPUT TASK_FEATURE_LENGTHS BATCH_SIZE EVAL_BATCH_SIZE MICROBATCHES "
   "PACK_SEGMENTS DROPOUT_RATE SHARDING"
 )
@@ -108,7 +108,8 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
     backbone = load(macros["INITIAL_CHECKPOINT_PATH"]).backbone
   prompt, lengths = macros["PROMPT"], macros["TASK_FEATURE_LENGTHS"]
   backbone = backbone.recast(dropout_rate=macros["DROPOUT_RATE"])
-  model = PromptedModel(backbone, prompt, macros["PACK_SEGMENTS"])
+  segments, head = macros["PACK_SEGMENTS"], macros["HEAD"]
+  model = PromptedModel(backbone, prompt, segments, head=head)
   layout = Layout(
     lengths["inputs"],
     lengths["targets"],
@@ -126,7 +127,7 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
     eval_batch_size=macros["EVAL_BATCH_SIZE"],
     microbatches=macros["MICROBATCHES"],
     pack_segments=macros["PACK_SEGMENTS"],
-    dropout=macros["DROPOUT_RATE"] > 0 or fit.drops(prompt),
+    dropout=macros["DROPOUT_RATE"] > 0 or fit.drops(prompt, head),
     sharding=macros["SHARDING"],
   )
   labels = config.macro("LABELS") if "LABELS" in config.names() else None

@@ -42,6 +42,7 @@ def train(
   initial_checkpoint_path: str | None = None,
   vocabulary: Any = None,
   prompt: Any = None,
+  head: Any = None,
   prompt_place: str = "front",
   truncate: bool = False,
   output: Any = None,
@@ -76,6 +77,7 @@ def train(
     vocabulary: see `interop.vocabulary.located`; None takes the one beside the
       checkpoint.
     prompt: `core.prompt.Prompt`, or None. prompt_place: see `data.features`.
+    head: a module of `heads/`, which trains beside the rest; None for none.
     truncate: cut examples that are too long instead of refusing them.
     output: see `outputs/`; None evaluates the loss alone.
     batch_size, eval_batch_size, eval_period, save_period, log_period, eval_examples,
@@ -106,7 +108,7 @@ def train(
   def prepare() -> fit.Ready:
     # The rate holds for a backbone that states its own, too.
     recast = loaded.backbone.recast(dropout_rate=dropout_rate)
-    model = PromptedModel(recast, prompt, pack_segments)
+    model = PromptedModel(recast, prompt, pack_segments, head=head)
     layout = Layout(
       task_feature_lengths["inputs"],
       task_feature_lengths["targets"],
@@ -137,7 +139,7 @@ def train(
       buckets=buckets,
       cache_codes=cache_codes,
       seed=seed,
-      dropout=dropout_rate > 0 or fit.drops(prompt),
+      dropout=dropout_rate > 0 or fit.drops(prompt, head),
       sharding=sharding,
     )
     # Nothing is written before all that can be refused has been, by any process.

@@ -16,7 +16,7 @@ from prompt_tuning.wishes import OUTPUTS, Wish, wished
 
 # Macros that a run here is made of.
 WANTED = (
-  "PROMPT TRAINABLE OBJECTIVE TRAIN_STEPS LOG_PERIOD EVAL_PERIOD BEST_METRIC PATIENCE "
+  "PROMPT HEAD TRAINABLE OBJECTIVE TRAIN_STEPS LOG_PERIOD EVAL_PERIOD BEST_METRIC PATIENCE "
   "BATCH_SIZE EVAL_BATCH_SIZE EVAL_EXAMPLES MICROBATCHES PACK_SEGMENTS BUCKETS "
   "DROPOUT_RATE PROMPT_PLACE TRUNCATE TASK_FEATURE_LENGTHS SHARDING CACHE_CODES"
 )
@@ -115,7 +115,8 @@ def _tuned(loaded: Any, wish: Wish, recorder: Any) -> Product:
     settings = _settings(wish, longest, loaded.name)
     text = config.text()
   backbone = loaded.backbone.recast(dropout_rate=settings["DROPOUT_RATE"])
-  prompted = PromptedModel(backbone, settings["PROMPT"], settings["PACK_SEGMENTS"])
+  segments, head = settings["PACK_SEGMENTS"], settings["HEAD"]
+  prompted = PromptedModel(backbone, settings["PROMPT"], segments, head=head)
   layout = Layout(
     settings["TASK_FEATURE_LENGTHS"]["inputs"],
     settings["TASK_FEATURE_LENGTHS"]["targets"],
@@ -168,7 +169,8 @@ def _recipe(settings: Mapping[str, Any], seed: int) -> fit.Recipe:
     pack_segments=settings["PACK_SEGMENTS"],
     buckets=settings["BUCKETS"],
     seed=seed,
-    dropout=settings["DROPOUT_RATE"] > 0 or fit.drops(settings["PROMPT"]),
+    dropout=settings["DROPOUT_RATE"] > 0
+    or fit.drops(settings["PROMPT"], settings["HEAD"]),
     sharding=settings["SHARDING"],
     cache_codes=settings["CACHE_CODES"],
   )

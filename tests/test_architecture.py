@@ -19,6 +19,7 @@ ARROWS = {
   "conditions": WORDS,
   "parameterisers": WORDS,
   "transforms": WORDS,
+  "heads": WORDS,
   "decoding": {"core"},
   "outputs": {"core", "decoding"},
   "objectives": {"core", "decoding"},

@@ -82,6 +82,20 @@ class Forward:
     """float32 logits of some of `states`; they are made anew for each call."""
     return self.model.backbone.logits(self.params["backbone"], states)
 
+  @functools.cached_property
+  def seen(self) -> Array:
+    """What the head reads of the backbone, such as [R H]; see `core.model`."""
+    model, weights = self.model, self.params["backbone"]
+    pass_ = self.batch, *self.encoded, self.injection, self._keys[2]
+    rows = model.lengths.get("decoder", 0), model.segments
+    return model.backbone.view(weights, model.head.view, *pass_, *rows)
+
+  @functools.cached_property
+  def head(self) -> Array:
+    """What the head says, such as logits [R C] of each example."""
+    seen = self.seen if self.model.head is not None else None
+    return self.model.headed(self.params, seen, self.fresh_key("head"))
+
   def own(self, name: str) -> Any:
     """Parameters of the objective of that name: the branch `objective/NAME`."""
     return self.params["objective"][name]

@@ -18,7 +18,7 @@ from prompt_tuning.data.task import MARK
 # Lengths that follow from examples are multiples of this.
 ROUND = 16
 # What each example has one of, whatever its length.
-BY_EXAMPLE = ("task", "external", "code")
+BY_EXAMPLE = ("task", "external", "code", "labels")
 PLACES = ("front", "after_first", "end", "mark")
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prompt_tuning.data import tables
+from prompt_tuning.data import tables, targets
 from prompt_tuning.data.fewshot import check, draw
 from prompt_tuning.data.task import MARK, Example, TextTask
 from prompt_tuning.data.texts import SHOWN, no_text, short, some
@@ -94,7 +94,6 @@ class Files(TextTask):
         self._set("labels", words)
     self._set("rows", _rows_by_split(self.rows))
     super().__post_init__()
-    self._set("_known", None if self.labels is None else frozenset(self.labels))
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -112,10 +111,9 @@ class Files(TextTask):
     examples = [self._example(row) for row in kept]
     if split != "train" or self.shots is None:
       return examples
-    targets = [example["targets"] for example in examples]
-    (chosen,) = draw(
-      targets, self.labels, [self.shots], self.shot_seed, "Files.shots", path
-    )
+    answers = [example["targets"] for example in examples]
+    labels = self.labels if self.separator is None else None
+    (chosen,) = draw(answers, labels, [self.shots], self.shot_seed, "Files.shots", path)
     return [examples[i] for i in chosen]
 
   def _kept(
@@ -173,9 +171,10 @@ class Files(TextTask):
         f"{row.where}: the target is empty. Give each row one, or set `Files.targets` "
         "= None for a file to predict on."
       )
-    if self._known is not None and target not in self._known:
+    target, unknown = targets.settled(target, self.labels, self.separator)
+    if unknown is not None:
       raise ValueError(
-        f"{row.where}: the target {short(target)} is not among `Files.labels`, "
+        f"{row.where}: the target {short(unknown)} is not among `Files.labels`, "
         f"{some(self.labels)}. Add it, or map it with `Files.label_map`."
       )
     return target

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.data import sequences
+from prompt_tuning.data.targets import settled
 from prompt_tuning.data.task import MARK, Example, TextTask
 from prompt_tuning.data.texts import no_text, short, some
 
@@ -38,7 +39,6 @@ class Lists(TextTask):
     if not self.splits:
       raise ValueError("`Lists` has no examples: give `train`, a list of text pairs.")
     super().__post_init__()
-    known = None if self.labels is None else frozenset(self.labels)
     for split in self.splits:
       for i, (text, target) in enumerate(getattr(self, split)):
         where = f"`Lists.{split}[{i}]`"
@@ -46,9 +46,10 @@ class Lists(TextTask):
           raise ValueError(f"{where} holds {MARK} more than once: {short(text)}.")
         if not target.strip():
           raise ValueError(f"{where} has an empty target. Its input is {short(text)}.")
-        if known is not None and target not in known:
+        _, unknown = settled(target, self.labels, self.separator)
+        if unknown is not None:
           raise ValueError(
-            f"{where} has the target {short(target)}, which is not among "
+            f"{where} has the target {short(unknown)}, which is not among "
             f"`Lists.labels`, {some(self.labels)}."
           )
 
@@ -58,7 +59,10 @@ class Lists(TextTask):
     return tuple(split for split in SPLITS if getattr(self, split))
 
   def _read(self, split: str) -> list[Example]:
-    return [{"inputs": i, "targets": t} for i, t in getattr(self, split)]
+    known = self.labels, self.separator
+    return [
+      {"inputs": i, "targets": settled(t, *known)[0]} for i, t in getattr(self, split)
+    ]
 
 
 def pairs(value: Any, argument: str) -> list[tuple[str, str]]:

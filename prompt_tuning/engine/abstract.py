@@ -12,7 +12,7 @@ import jax
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import evaluate, fit, sharding
+from prompt_tuning.engine import evaluate, fit, heads, sharding
 
 PROGRAMS = ("train", "eval", "decode")
 
@@ -34,6 +34,11 @@ class Job:
   labels: int
   place: sharding.Placement
 
+  def __post_init__(self) -> None:
+    trainable = self.model.trains(self.recipe.trainable)
+    recipe = dataclasses.replace(self.recipe, trainable=trainable)
+    object.__setattr__(self, "recipe", recipe)
+
   def check(self) -> None:
     """Raises ValueError where a batch does not divide by the mesh."""
     recipe = self.recipe
@@ -46,6 +51,8 @@ class Job:
     backbone = self.model.backbone.held_shapes()
     prompt = self.model.prompt_shapes(backbone)
     found = {"backbone": backbone, **({"prompt": prompt} if prompt else {})}
+    if self.model.head is not None:
+      found["head"] = self.model.head_shapes()
     trains, frozen = branches.split(found, self.recipe.trainable)
     trains = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "float32"), trains)
     return branches.merge(trains, frozen)
@@ -130,6 +137,9 @@ class Job:
     width = 0 if self.model.prompt is None else self.model.prompt.external_width
     if width:
       shapes["external"] = (size * segments, width), "float32"
+    if self.model.head is not None:
+      rows = (size, segments) if segments > 1 else (size,)
+      shapes["labels"] = heads.labels(self.model, self.recipe.objective, rows)
     return {
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.by_rows)
       for name, (shape, dtype) in shapes.items()

@@ -24,6 +24,7 @@ from prompt_tuning.engine import (
   codes,
   compilation,
   conventions,
+  heads,
   interrupt,
   loop,
   product,
@@ -153,6 +154,9 @@ def prepare(
   sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
   batching.check_labels(task.labels, vocabulary)
+  heads.check(model, recipe.objective, output, task)
+  recipe = dataclasses.replace(recipe, trainable=model.trains(recipe.trainable))
+  numbered = model.head is not None
   trains = recipe.plan.steps > 0
   if trains and not recipe.trainable:
     raise ValueError(
@@ -163,10 +167,12 @@ def prepare(
   if segments < recipe.pack_segments:
     recipe = dataclasses.replace(recipe, pack_segments=segments)
     model = dataclasses.replace(model, segments=segments)
-  source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
-  validation = None
+  source = validation = None
+  if trains:
+    source = training_source(task, vocabulary, layout, recipe.seed, numbered)
   if "validation" in task.splits:
-    validation = validation_part(task, vocabulary, recipe.eval_examples)
+    limit = recipe.eval_examples
+    validation = validation_part(task, vocabulary, limit, numbered)
     batching.check_lengths(validation.examples, layout, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
     if not task.streams:
@@ -356,7 +362,7 @@ def run(
       rest = {**frozen, **ready.place.fetch({k: frozen[k] for k in fixed})}
       keep(branches.merge(kept["trainable"], rest), kept["trainable"], found)
 
-  fixed = frozen.keys() & {"prompt"}
+  fixed = frozen.keys() & {"prompt", "head"}
   final, best = loop.run(
     _compiled(ready),
     begin,
@@ -446,13 +452,14 @@ def initial_params(
   prompt = model.init_prompt(key, backbone_params, encode)
   total, table = branches.count(prompt), branches.count(backbone_params)
   logging.info("prompt %s numbers, backbone %s", total, table)
-  params = {"backbone": backbone_params}
-  return {**params, "prompt": prompt} if prompt else params
+  head = model.init_head(jax.random.fold_in(jax.random.key(seed), 2))
+  params = {"backbone": backbone_params, "prompt": prompt, "head": head}
+  return {name: tree for name, tree in params.items() if tree or name == "backbone"}
 
 
-def drops(prompt: Any) -> bool:
-  """Whether some word of a prompt draws noise while training, such as dropout."""
-  return bool(streams(prompt))
+def drops(*parts: Any) -> bool:
+  """Whether some word of a prompt or head draws noise while training, as dropout is."""
+  return any(map(streams, parts))
 
 
 def facts(
@@ -499,9 +506,12 @@ def product_of(
   names = set(branches.flatten(trained))
   fixed = {
     name: value
-    for name, value in branches.flatten({"prompt": params.get("prompt", {})}).items()
+    for name, value in branches.flatten(
+      {branch: params.get(branch, {}) for branch in ("prompt", "head")}
+    ).items()
     if name not in names
   }
   scores = {name: float(value) for name, value in (best.scores or {}).items()}
   card = {**card, "step": best.step, "scores": scores}
-  return product.Product(model.prompt, trained, card, branches.unflatten(fixed))
+  fixed = branches.unflatten(fixed)
+  return product.Product(model.prompt, trained, card, fixed, model.head)

@@ -28,6 +28,7 @@ class Choice:
   kind: ClassVar[str] = "choice"
   serves: ClassVar[str] = "choose"
   labelled: ClassVar[bool] = True
+  headed: ClassVar[bool] = False
   normalize_by_length: bool = False
   chunk: int = 0
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from prompt_tuning.outputs.choice import Choice
+from prompt_tuning.outputs.classes import Label, Labels, Number
 from prompt_tuning.outputs.text import Beam, Greedy, Sample
 
 # (params, batch, numbers [B]) -> arrays by name, a row an example. The numbers count
 # examples, for what is drawn; a key in their place is drawn with, None is the seed's.
 Program = Callable[[Any, Any, Any], dict[str, Any]]
-Labels = Sequence[str] | None
+Names = Sequence[str] | None
 
 
 @runtime_checkable
@@ -25,17 +26,19 @@ class Output(Protocol):
     kind: its name in cards.
     serves: the name of its program in what is exported.
     labelled: whether it chooses among the task's labels, and so needs some.
+    headed: whether the model's head answers, so that the labels are those it learned.
   """
 
   kind: ClassVar[str]
   serves: ClassVar[str]
   labelled: ClassVar[bool]
+  headed: ClassVar[bool]
 
-  def check(self, model: Any, labels: Labels) -> None:
+  def check(self, model: Any, labels: Names) -> None:
     """Raises ValueError for a model or labels that it cannot answer with."""
 
   def program(
-    self, model: Any, labels: Labels, encode: Callable[[str], Sequence[int]]
+    self, model: Any, labels: Names, encode: Callable[[str], Sequence[int]]
   ) -> Program:
     """The pure function that answers; its arrays are what `records` takes.
 
@@ -45,7 +48,7 @@ class Output(Protocol):
     """
 
   def records(
-    self, arrays: Any, labels: Labels, decode: Callable[[Sequence[int]], str]
+    self, arrays: Any, labels: Names, decode: Callable[[Sequence[int]], str]
   ) -> list[dict[str, Any]]:
     """One record a row: `prediction`, a text, and what it goes by.
 
@@ -57,7 +60,7 @@ class Output(Protocol):
   def ids(
     self,
     arrays: Any,
-    labels: Labels,
+    labels: Names,
     encode: Callable[[str], Sequence[int]],
   ) -> tuple[Any, Any]:
     """The answers as ids [B U] and their scores [B], for whoever takes no text.
@@ -68,7 +71,9 @@ class Output(Protocol):
 
 
 # What a card may name.
-KINDS: Mapping[str, type] = {kind.kind: kind for kind in (Choice, Greedy, Sample, Beam)}
+KINDS: Mapping[str, type] = {
+  kind.kind: kind for kind in (Choice, Greedy, Sample, Beam, Label, Labels, Number)
+}
 
 
 def said(output: Any) -> dict[str, Any] | None:
@@ -84,20 +89,30 @@ def choosing(output: Any, normalize_by_length: bool | None = None) -> Any:
   Args:
     output: that of the training, or None.
     normalize_by_length: see `Choice`; None leaves it as it is.
+
+  Raises:
+    ValueError: where a head answers, for which labels have no length.
   """
   found = output if output is not None and output.labelled else Choice()
   if normalize_by_length is None:
     return found
+  if found.headed:
+    raise ValueError(
+      f"`normalize_by_length` is {normalize_by_length!r}, but a head answers, for which "
+      "labels have no length. Leave it out."
+    )
   return dataclasses.replace(found, normalize_by_length=normalize_by_length)
 
 
 def writing(output: Any, steps: int | None, most: int) -> Any:
   """How text is written: as an output says if it writes, or greedily.
 
+  A head's answers are texts, too, where nobody asks for some tokens.
+
   Args:
     output: that of the training, or None.
     steps: tokens at the most, by the caller; None for those of `output`, else `most`.
   """
-  if steps is None and output is not None and not output.labelled:
+  if steps is None and output is not None and (output.headed or not output.labelled):
     return output
   return Greedy(most if steps is None else steps)

@@ -23,6 +23,7 @@ class _Text:
   loop: ClassVar[str]
   serves: ClassVar[str] = "generate"
   labelled: ClassVar[bool] = False
+  headed: ClassVar[bool] = False
 
   def check(self, model: Any, labels: Any) -> None:
     """Any model writes."""

@@ -14,7 +14,7 @@ from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import changes, fused, int8, layered
+from prompt_tuning.backbones.t5 import changes, fused, int8, layered, views
 from prompt_tuning.backbones.t5 import prefix as prefixes
 from prompt_tuning.backbones.t5.config import SWITCHES, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
@@ -78,6 +78,8 @@ class T5:
   config: T5Config
 
   family = "t5"
+  # What heads may read.
+  views = views.VIEWS
 
   @property
   def spec(self) -> Spec:
@@ -247,6 +249,32 @@ class T5:
       placed,
       key=key,
     )
+
+  def view(
+    self,
+    params: Params,
+    name: str,
+    batch: dict[str, Array],
+    encoded_BTH: Float[Array, "B T H"],
+    encoder_mask_BT: Bool[Array, "B T"],
+    injection: Injection | None = None,
+    key: Any = None,
+    front: int = 0,
+    segments: int = 1,
+  ) -> Float[Array, "R H"]:
+    """One vector an example, for heads; see `backbones.t5.views`.
+
+    Args:
+      params: the weights. name: one of `views`. batch: as for `encode`.
+      encoded_BTH, encoder_mask_BT, injection, key: as for `states`.
+      front: positions of the decoder's prompt. segments: S.
+    """
+    if name == "mean":
+      return views.mean(encoded_BTH, batch, segments)
+    begun = views.start(batch, front, segments)
+    rest = encoder_mask_BT, injection, key
+    states_BUH = self.states(params, begun, encoded_BTH, *rest)
+    return states_BUH[:, front :: front + 1].reshape(-1, self.spec.width)
 
   def decode(self, params: Params, *args: Any, **kwargs: Any) -> Float[Array, "B U V"]:
     """float32 logits at every target position; arguments are those of `states`."""
