@@ -18,13 +18,20 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
-from prompt_tuning.data import targets
 from prompt_tuning.data.batches import check_targets
-from prompt_tuning.engine import config, conventions, distributed, ended, evaluate
+from prompt_tuning.engine import (
+  config,
+  conventions,
+  distributed,
+  ended,
+  evaluate,
+  heads,
+  terms,
+)
 from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
-from prompt_tuning.objectives import classes
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
+from prompt_tuning.objectives.objective import parts
 
 
 def evaluate_prompt(
@@ -118,10 +125,11 @@ def _answered(
   place: Placement,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
   """Scores of a split, and a record an example where there is an output."""
-  vocabulary = session.loaded.vocabulary
+  vocabulary, objective = session.loaded.vocabulary, _objective(session, task)
+  heads.check(session.model, objective, output, task)
   evaluator = evaluate.Evaluator(
     session.model,
-    _objective(session, task),
+    objective,
     session.layout(examples, targets=True, cut_targets=True),
     vocabulary,
     task,
@@ -145,10 +153,13 @@ def _answered(
 
 
 def _objective(session: answer.Session, task: Any) -> Any:
-  """The loss: of the targets' tokens, or of the head where there is one."""
-  if session.model.head is None:
-    return CrossEntropy()
-  return classes.of(targets.kind(task))
+  """What training lowered, as far as a prompt alone can tell it."""
+  known = {} if session.prompt is None else session.prompt.card
+  found = terms.answering(terms.of(known))
+  if not task.labels and any(part.objective.labelled for part in parts(found)):
+    logging.warning("The task has no LABELS, which the prompt's objective compares.")
+    found = CrossEntropy()
+  return terms.bound(found, session.loaded.vocabulary, task)
 
 
 def _card_output(session: answer.Session, task: Any) -> Any:

@@ -7,7 +7,7 @@ with checkpoints, or nothing on disk).
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from prompt_tuning.engine import (
   sharding,
   state,
   step,
+  terms,
 )
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
@@ -138,6 +139,7 @@ def prepare(
   layout: Layout,
   recipe: Recipe,
   output: Any,
+  teachers: Mapping[str, Any] | None = None,
 ) -> Ready:
   """Reads the data, draws the prompt, and refuses what cannot run.
 
@@ -146,6 +148,7 @@ def prepare(
     vocabulary: of the backbone. task: `data.task.TextTask`.
     layout: of its examples. recipe: numbers and choices. output: how predictions are
       made (`outputs/`), or None for the loss alone.
+    teachers: name -> product that the objective learns from.
 
   Raises:
     ValueError: for a split, an example, a branch or a metric that does not fit.
@@ -158,6 +161,11 @@ def prepare(
   recipe = dataclasses.replace(recipe, trainable=model.trains(recipe.trainable))
   numbered = model.head is not None
   trains = recipe.plan.steps > 0
+  objective = recipe.objective if trains else terms.answering(recipe.objective)
+  objective = terms.bound(objective, vocabulary, task)
+  recipe = dataclasses.replace(recipe, objective=objective)
+  model, taught = terms.with_teachers(model, teachers or {})
+  terms.check_teachers(objective, model)
   if trains and not recipe.trainable:
     raise ValueError(
       f"`TRAINABLE` is empty, but TRAIN_STEPS is {recipe.plan.steps}. Name a branch, "
@@ -180,6 +188,9 @@ def prepare(
   if trains and recipe.cache_codes:
     codes.check(model, recipe.trainable, callable(source))
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)
+  own = terms.branch(objective, model, params, recipe.seed)
+  params = {**params, **taught, **own}
+  recipe = dataclasses.replace(recipe, trainable=(*recipe.trainable, *own))
   if recipe.trainable:
     branches.check(params, recipe.trainable)
   # Only training packs; evaluation keeps one example a row, in order.
@@ -452,7 +463,7 @@ def initial_params(
   prompt = model.init_prompt(key, backbone_params, encode)
   total, table = branches.count(prompt), branches.count(backbone_params)
   logging.info("prompt %s numbers, backbone %s", total, table)
-  head = model.init_head(jax.random.fold_in(jax.random.key(seed), 2))
+  head = model.init_head(jax.random.fold_in(jax.random.key(seed), 3))
   params = {"backbone": backbone_params, "prompt": prompt, "head": head}
   return {name: tree for name, tree in params.items() if tree or name == "backbone"}
 
@@ -475,6 +486,7 @@ def facts(
   repeat: dict[str, Any] = {}
   if recipe is not None:
     repeat = {"seed": recipe.seed, "steps": recipe.plan.steps}
+    repeat["objective"] = terms.said(recipe.objective)
   return {
     "method": method,
     "layout": dataclasses.asdict(layout),
@@ -503,6 +515,7 @@ def product_of(
   model: PromptedModel, params: Any, trained: Any, card: dict[str, Any], best: loop.Best
 ) -> product.Product:
   """The product of a run: trained branches, and what of the prompt stayed fixed."""
+  trained = {name: tree for name, tree in trained.items() if name != terms.BRANCH}
   names = set(branches.flatten(trained))
   fixed = {
     name: value

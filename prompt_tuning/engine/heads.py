@@ -11,8 +11,8 @@ def check(model: PromptedModel, objective: Any, output: Any, task: Any) -> None:
   """Refuses a head that learns nothing, and what reads another one or none.
 
   Args:
-    model: with or without a head. objective: what is lowered. output: see `outputs/`, or
-      None. task: `data.task.TextTask`.
+    model: with or without a head. objective: what is lowered.
+    output: see `outputs/`, or None. task: `data.task.TextTask`.
 
   Raises:
     ValueError: naming the macros.
@@ -27,8 +27,8 @@ def check(model: PromptedModel, objective: Any, output: Any, task: Any) -> None:
     if readers or headed:
       what = "OBJECTIVE" if readers else "OUTPUT"
       raise ValueError(
-        f"`{what}` reads a head, but `HEAD` is None. Include gin/heads/pooled.gin, or a "
-        "method that brings one."
+        f"`{what}` reads a head, but `HEAD` is None. Include gin/heads/pooled.gin, or "
+        "a method that brings one."
       )
     return
   if not readers:
@@ -58,9 +58,8 @@ def labels(
   Args:
     rows: (B,), or (B, S) of packed rows.
   """
-  kinds = {
-    getattr(part.objective, "target", None) for part in objectives.parts(objective)
-  }
+  found = objectives.parts(objective)
+  kinds = {getattr(part.objective, "target", None) for part in found}
   if "labels" in kinds:
     return (*rows, model.head.classes), "float32"
   return rows, "int32" if "label" in kinds else "float32"

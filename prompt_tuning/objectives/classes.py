@@ -1,4 +1,4 @@
-"""Losses of a head, one an example: of one class, of any number of classes, of a number.
+"""Losses of a head, one an example: of a class, of any number of classes, of a number.
 
 The targets are the feature `labels`: int32 [B] numbers of classes, float32 [B C] with 1
 at each class that holds, or float32 [B]; in packed rows [B S ...], where a row may hold
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.core.forward import Forward
-from prompt_tuning.objectives.objective import Term
+from prompt_tuning.objectives.objective import Objective, Term
 
 
-class _OfHead:
+class _OfHead(Objective):
   """What the losses of a head share: a mean over examples."""
 
   def count(self, batch: Any) -> Float[Array, ""]:
@@ -28,7 +28,7 @@ class _OfHead:
     labels = batch["labels"]
     if "decoder_segment_ids" in batch:
       labels = labels.reshape(-1, *labels.shape[2:])
-    real_R = real_examples(batch).astype(jnp.float32)
+    real_R = forward.examples.astype(jnp.float32)
     loss_R, metrics = self.losses(scores_RC, labels)
     weight = self.count(batch)
     found = {name: ((x_R * real_R).sum(), weight) for name, x_R in metrics.items()}
@@ -70,9 +70,9 @@ class CrossEntropy(_OfHead):
 
 @dataclasses.dataclass(frozen=True)
 class BinaryCrossEntropy(_OfHead):
-  """Mean over the classes of -log sigmoid(score), or of -log(1 - it): any number of them.
+  """Mean over classes of -log sigmoid(x) where one holds, else -log(1 - sigmoid(x)).
 
-  -log sigmoid(x) = softplus(-x), so that of a target y it is softplus(x) - y x.
+  Of a target y in {0, 1} and a score x that is softplus(x) - y x.
   """
 
   target: ClassVar[str] = "labels"
@@ -92,12 +92,6 @@ class SquaredError(_OfHead):
   def losses(self, scores_RC: Array, labels: Array) -> Any:
     error_R = scores_RC[:, 0] - labels
     return jnp.square(error_R), {"absolute_error": jnp.abs(error_R)}
-
-
-def of(target: str) -> Any:
-  """The plain loss of a kind of targets: "label", "labels" or "number"."""
-  known = CrossEntropy, BinaryCrossEntropy, SquaredError
-  return {kind.target: kind for kind in known}[target]()
 
 
 def real_examples(batch: Any) -> Bool[Array, " R"]:

@@ -98,8 +98,8 @@ def choosing(output: Any, normalize_by_length: bool | None = None) -> Any:
     return found
   if found.headed:
     raise ValueError(
-      f"`normalize_by_length` is {normalize_by_length!r}, but a head answers, for which "
-      "labels have no length. Leave it out."
+      f"`normalize_by_length` is {normalize_by_length!r}, but a head answers, for "
+      "which labels have no length. Leave it out."
     )
   return dataclasses.replace(found, normalize_by_length=normalize_by_length)
 
@@ -111,8 +111,9 @@ def writing(output: Any, steps: int | None, most: int) -> Any:
 
   Args:
     output: that of the training, or None.
-    steps: tokens at the most, by the caller; None for those of `output`, else `most`.
+    steps: tokens at the most, by the caller; None for those of `output`, or `most`.
   """
-  if steps is None and output is not None and (output.headed or not output.labelled):
+  chooses = output is None or (output.labelled and not output.headed)
+  if steps is None and not chooses:
     return output
   return Greedy(most if steps is None else steps)
