@@ -75,7 +75,8 @@ def tune(
       for exact_match where answers are written.
     output: how validation is answered: "choice", "greedy", "beam", "sample", "none" for
       the loss alone, or a setting of `outputs/`. None chooses among labels, and writes
-      greedily without any.
+      greedily without any. "label", "labels" (targets such as "a|b") and "number" are
+      answered by a head, which trains beside the prompt.
     optimizer: "adafactor", "adamw", one of `engine/optimizer.py`, or a transformation
       of optax, used as it is; None keeps Adafactor.
     **overrides: macros in lower case, such as prompt_length=20, learning_rate=0.3,
@@ -127,7 +128,7 @@ def _tuned(loaded: Any, wish: Wish, recorder: Any) -> Product:
     settings["TRUNCATE"],
   )
   recipe = _recipe(settings, wish.seed)
-  output = settings["OUTPUT"] if wish.validated else None
+  output = settings["OUTPUT"] if wish.validated or wish.headed else None
   fitted = fit.fit(
     prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder
   )
@@ -234,6 +235,10 @@ def _files(wish: Wish) -> list[str]:
         "an initialisation fills. Leave it out."
       )
     files.append(f"gin/inits/{wish.init}.gin")
+  if wish.headed:
+    if not config.brings(wish.method, "gin/heads/"):
+      files.append("gin/heads/pooled.gin")
+    files.append(f"gin/objectives/{wish.headed}.gin")
   if isinstance(wish.output, str) and OUTPUTS[wish.output]:
     files.append(f"gin/outputs/{OUTPUTS[wish.output]}.gin")
   return files

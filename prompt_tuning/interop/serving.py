@@ -72,18 +72,36 @@ class Served:
       texts: as for `pt.predict`, {column: text} where the prompt's template has several
         columns. external: vectors [B C], for a prompt that reads some.
     """
+    if "classify" in self.programs:
+      return self._headed(texts, external)[0]
     ids = self._answers("generate", texts, external).get("ids")
     return [] if ids is None else words.answers(ids, self._pieces().decode)
 
   def classify(
     self, texts: Iterable[Any], external: Any = None
   ) -> tuple[list[str], np.ndarray]:
-    """The likeliest label of each text, and log-probabilities [B K] of all labels."""
+    """The label of each text, and what its scores [B K] go by.
+
+    Of a choice they are log-probabilities of all labels; of a head see
+    `outputs.classes`.
+    """
+    if "classify" in self.programs:
+      return self._headed(texts, external)
     labels = self.card.get("labels") or []
     scores_BK = self._answers("choose", texts, external).get("scores")
     if scores_BK is None:
       return [], np.zeros((0, len(labels)))
     return [labels[k] for k in scores_BK.argmax(1)], scores_BK
+
+  def _headed(
+    self, texts: Iterable[Any], external: Any
+  ) -> tuple[list[str], np.ndarray]:
+    """What the head says of each text, and its scores."""
+    labels, head = self.card.get("labels"), self.card["head"]
+    scores = self._answers("classify", texts, external).get("scores")
+    if scores is None:
+      return [], np.zeros((0, len(labels or ())))
+    return words.said(scores, labels, **head), scores
 
   def _pieces(self) -> Pieces:
     if self.pieces is None:

@@ -27,7 +27,7 @@ from prompt_tuning.interop import serving_reads
 from prompt_tuning.interop.serving_card import FORMAT
 from prompt_tuning.interop.serving_settings import Settings
 from prompt_tuning.outputs import choice
-from prompt_tuning.outputs.output import Output
+from prompt_tuning.outputs.output import Output, said
 
 # (weights by name, features by name) -> results by name.
 Program = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
@@ -40,6 +40,7 @@ class Servable:
   Attributes:
     model, params: backbone and prompt. vocabulary: see `data.vocabularies`.
     settings: what the programs do. card: of the artifact, but for its files.
+    outputs: a program each; without any, those of the settings.
   """
 
   model: PromptedModel
@@ -47,6 +48,7 @@ class Servable:
   vocabulary: Any
   settings: Settings
   card: dict[str, Any]
+  outputs: tuple[Output, ...] = ()
 
   @property
   def weights(self) -> dict[str, Array]:
@@ -56,7 +58,9 @@ class Servable:
   @property
   def programs(self) -> dict[str, Program]:
     """Functions to lower."""
-    return {one.serves: self._program(one) for one in self.settings.outputs}
+    return {
+      one.serves: self._program(one) for one in self.outputs or self.settings.outputs
+    }
 
   def _program(self, output: Output) -> Program:
     encode = functools.partial(vocabularies.encode, self.vocabulary)
@@ -126,7 +130,11 @@ def servable(session: Any, settings: Settings) -> Servable:
   """
   loaded, prompt, known = session.loaded, session.prompt, session.known
   settings = settings.filled(known)
-  if settings.labels:
+  outputs: tuple[Output, ...] = ()
+  if session.model.head is not None:
+    session.labels(settings.labels, known.output)
+    outputs = settings.output, _headed(session.model, known)
+  elif settings.labels:
     encode = functools.partial(vocabularies.encode, loaded.vocabulary)
     choice.label_rows(settings.labels, encode)
     check_labels(settings.labels, loaded.vocabulary)
@@ -139,6 +147,7 @@ def servable(session: Any, settings: Settings) -> Servable:
     "reads": reads(known, loaded.backbone.spec.vocabulary),
     "labels": list(settings.labels) if settings.labels else None,
     "normalize_by_length": settings.normalize_by_length,
+    "head": said(outputs[-1]) if outputs else None,
     "decoding": {"loop": output.kind, **dataclasses.asdict(output)},
     "backbone": {
       "name": loaded.name,
@@ -148,7 +157,20 @@ def servable(session: Any, settings: Settings) -> Servable:
     },
     "prompt": prompt.card,
   }
-  return Servable(session.model, session.params, loaded.vocabulary, settings, card)
+  made = session.model, session.params, loaded.vocabulary, settings, card
+  return Servable(*made, outputs)
+
+
+def _headed(model: PromptedModel, known: Conventions) -> Output:
+  """The output of the prompt's card, which must be the head's."""
+  output = known.output
+  if output is None or not output.headed:
+    raise ValueError(
+      "The prompt has a head, but its card does not say how the head answers. Train it "
+      "with OUTPUT of a file such as gin/outputs/label.gin."
+    )
+  output.check(model, known.labels)
+  return output
 
 
 def reads(known: Conventions, ids: int) -> dict[str, Any]:

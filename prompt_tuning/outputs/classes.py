@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.core.forward import Forward
-from prompt_tuning.core.labels import joined
+from prompt_tuning.outputs.words import said
 
 
 class _OfHead:
@@ -47,6 +47,22 @@ class _OfHead:
     """What a record says of what the head said."""
     raise NotImplementedError
 
+  def records(
+    self, arrays: Any, labels: Any, decode: Any = None
+  ) -> list[dict[str, Any]]:
+    """What the head says of each row, see `outputs.words.said`, and its scores."""
+    scores = np.asarray(arrays["scores"])
+    texts = said(scores, labels, self.kind, **dataclasses.asdict(self))
+    if not self.labelled:
+      return [
+        {"prediction": text, "score": float(x)}
+        for text, x in zip(texts, scores, strict=True)
+      ]
+    return [
+      {"prediction": text, "scores": dict(zip(labels, map(float, row), strict=True))}
+      for text, row in zip(texts, scores, strict=True)
+    ]
+
   def ids(
     self, arrays: Any, labels: Any, encode: Callable[[str], Sequence[int]]
   ) -> tuple[Any, Any]:
@@ -69,15 +85,6 @@ class Label(_OfHead):
 
   def scores(self, logits_RC: Any) -> Any:
     return jax.nn.log_softmax(logits_RC)
-
-  def records(
-    self, arrays: Any, labels: Sequence[str], decode: Any = None
-  ) -> list[dict[str, Any]]:
-    """The label of each row; the earlier of two that tie."""
-    return [
-      {"prediction": labels[row.argmax()], "scores": _named(labels, row)}
-      for row in np.asarray(arrays["scores"])
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,17 +114,6 @@ class Labels(_OfHead):
   def scores(self, logits_RC: Any) -> Any:
     return jax.nn.sigmoid(logits_RC)
 
-  def records(
-    self, arrays: Any, labels: Sequence[str], decode: Any = None
-  ) -> list[dict[str, Any]]:
-    """The labels of each row in the task's order, or "none"."""
-    found = []
-    for row in np.asarray(arrays["scores"]):
-      held = [labels[k] for k in np.flatnonzero(row >= self.threshold)]
-      answer = joined(held, labels, self.separator)
-      found.append({"prediction": answer, "scores": _named(labels, row)})
-    return found
-
 
 @dataclasses.dataclass(frozen=True)
 class Number(_OfHead):
@@ -128,16 +124,3 @@ class Number(_OfHead):
 
   def scores(self, logits_RC: Any) -> Any:
     return jnp.asarray(logits_RC)[:, 0]
-
-  def records(
-    self, arrays: Any, labels: Any = None, decode: Any = None
-  ) -> list[dict[str, Any]]:
-    """The number of each row."""
-    return [
-      {"prediction": f"{value:.6g}", "score": float(value)}
-      for value in np.asarray(arrays["scores"])
-    ]
-
-
-def _named(labels: Sequence[str], row: Any) -> dict[str, float]:
-  return dict(zip(labels, map(float, row), strict=True))

@@ -1,9 +1,11 @@
-"""How ids become text; who serves reads it without the rest of the library."""
+"""How ids and scores become text; who serves reads it without the rest."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from prompt_tuning.core.labels import joined
 
 EOS = 1
 
@@ -33,3 +35,27 @@ def words(row_U: Any, eos: int = EOS) -> list[int]:
   row = [int(i) for i in row_U]
   row = row[: row.index(eos)] if eos in row else row
   return [i for i in row if i > 0]
+
+
+def said(
+  scores: Any,
+  labels: Sequence[str] | None,
+  kind: str,
+  threshold: float = 0.5,
+  separator: str = "|",
+) -> list[str]:
+  """What a head says, one text a row.
+
+  Args:
+    scores: [B K] of labels, or [B]. labels: K of them, in order; None for numbers.
+    kind: "label", the likeliest (the earlier of two that tie); "labels", all whose
+      score reaches the threshold, in order, or "none"; "number", with six digits.
+    threshold, separator: see `outputs.classes.Labels`.
+  """
+  rows = np.asarray(scores)
+  if kind == "number":
+    return [f"{value:.6g}" for value in rows]
+  if kind == "label":
+    return [labels[row.argmax()] for row in rows]
+  held = [[labels[k] for k in np.flatnonzero(row >= threshold)] for row in rows]
+  return [joined(one, labels, separator) for one in held]

@@ -46,7 +46,7 @@ class PromptModel(models.BaseTransformerModel):
     initial_checkpoint: T5X checkpoint that is restored; None for random weights.
     fresh: whether the prompt starts anew, from the checkpoint's token table where it
       starts from words; False where the checkpoint holds it.
-    seed: of a fresh prompt.
+    seed: of a fresh prompt. head: refused, so that a method that brings one says so.
 
   Raises:
     ValueError: for what T5X cannot run.
@@ -67,7 +67,13 @@ class PromptModel(models.BaseTransformerModel):
     initial_checkpoint: str | None = None,
     fresh: bool = True,
     seed: int = 0,
+    head: Any = None,
   ) -> None:
+    if head is not None:
+      raise ValueError(
+        "`HEAD` is given, but T5X trains no head: its predictions are ids. Train it "
+        "with `python -m prompt_tuning.train`."
+      )
     backbone = backbone or start.architecture(initial_checkpoint)
     start.check(backbone, prompt, output, labels)
     optimizer_def = BranchOptimizer(optimizer, trainable, prompt)
