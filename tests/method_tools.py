@@ -34,6 +34,8 @@ from prompt_tuning.engine import config, fit, optimizer, sharding, state, step
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 METHODS = config.methods()
+# Methods that answer by a head.
+HEADED = [name for name in METHODS if config.brings(name, "gin/heads/")]
 V, H = 61, 16
 # No two sizes alike: neither N * D and H, nor the layers of the stacks.
 BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 1))

@@ -51,7 +51,8 @@ SIZES = {
   "num_decoder_layers": 2,
   "mlp_activations": ("gelu", "linear"),
 }
-METHODS = [m for m in tools.METHODS if m not in ("unprompted", "s_idpg_phm_external")]
+LEFT_OUT = ["unprompted", "s_idpg_phm_external", *tools.HEADED]
+METHODS = [name for name in tools.METHODS if name not in LEFT_OUT]
 
 
 def partitioner(parts=1):
