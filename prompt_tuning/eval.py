@@ -79,7 +79,8 @@ def evaluate_prompt(
     session.labels(task.labels, output)
     numbered = session.model.head is not None
     examples = read(task, session.loaded.vocabulary, split, None, numbered)
-    check_targets(examples, session.loaded.vocabulary, split, task.labels)
+    if not numbered:
+      check_targets(examples, session.loaded.vocabulary, split, task.labels)
     scores, lines = _answered(
       session, task, examples, split, output, eval_batch_size, place
     )

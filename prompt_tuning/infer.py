@@ -108,7 +108,8 @@ def infer(
         session = answer.session(load(checkpoint, None, vocabulary), prompt, force)
       session = dataclasses.replace(session, most_positions=most_positions)
       labels, output = _settings(session, labels, output)
-      check_labels(labels, session.loaded.vocabulary)
+      if not output.headed:
+        check_labels(labels, session.loaded.vocabulary)
       size = min(eval_batch_size, len(first))
       run = Run(session, labels, output, place, size, session.most(eval_batch_size))
       return run.write(read, file, BATCHES * eval_batch_size)

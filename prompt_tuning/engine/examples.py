@@ -86,5 +86,6 @@ def training_source(
     return stream
   examples = read(task, vocabulary, "train", IN_MEMORY + 1, numbered)
   suited.check_lengths(examples, layout, "train")
-  suited.check_targets(examples, vocabulary, "train", task.labels)
+  if not numbered:
+    suited.check_targets(examples, vocabulary, "train", task.labels)
   return stream if len(examples) > IN_MEMORY else examples

@@ -156,7 +156,9 @@ def prepare(
   place = recipe.sharding.over()
   sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
-  batching.check_labels(task.labels, vocabulary)
+  if model.head is None:
+    # A head has no need to spell them.
+    batching.check_labels(task.labels, vocabulary)
   heads.check(model, recipe.objective, output, task)
   recipe = dataclasses.replace(recipe, trainable=model.trains(recipe.trainable))
   numbered = model.head is not None
@@ -183,7 +185,7 @@ def prepare(
     validation = validation_part(task, vocabulary, limit, numbered)
     batching.check_lengths(validation.examples, layout, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
-    if not task.streams:
+    if not task.streams and not numbered:
       batching.check_targets(validation.examples, vocabulary, "validation", task.labels)
   if trains and recipe.cache_codes:
     codes.check(model, recipe.trainable, callable(source))
