@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prompt_tuning.data import tables, targets
+from prompt_tuning.data import tables
 from prompt_tuning.data.fewshot import check, draw
 from prompt_tuning.data.task import MARK, Example, TextTask
 from prompt_tuning.data.texts import SHOWN, no_text, short, some
@@ -171,7 +171,7 @@ class Files(TextTask):
         f"{row.where}: the target is empty. Give each row one, or set `Files.targets` "
         "= None for a file to predict on."
       )
-    target, unknown = targets.settled(target, self.labels, self.separator)
+    target, unknown = self._settled(target)
     if unknown is not None:
       raise ValueError(
         f"{row.where}: the target {short(unknown)} is not among `Files.labels`, "

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.data import sequences
-from prompt_tuning.data.targets import settled
 from prompt_tuning.data.task import MARK, Example, TextTask
 from prompt_tuning.data.texts import no_text, short, some
 
@@ -46,7 +45,7 @@ class Lists(TextTask):
           raise ValueError(f"{where} holds {MARK} more than once: {short(text)}.")
         if not target.strip():
           raise ValueError(f"{where} has an empty target. Its input is {short(text)}.")
-        _, unknown = settled(target, self.labels, self.separator)
+        _, unknown = self._settled(target)
         if unknown is not None:
           raise ValueError(
             f"{where} has the target {short(unknown)}, which is not among "
@@ -59,10 +58,8 @@ class Lists(TextTask):
     return tuple(split for split in SPLITS if getattr(self, split))
 
   def _read(self, split: str) -> list[Example]:
-    known = self.labels, self.separator
-    return [
-      {"inputs": i, "targets": settled(t, *known)[0]} for i, t in getattr(self, split)
-    ]
+    pairs = getattr(self, split)
+    return [{"inputs": i, "targets": self._settled(t)[0]} for i, t in pairs]
 
 
 def pairs(value: Any, argument: str) -> list[tuple[str, str]]:

@@ -5,12 +5,12 @@ else with `labels` one of them, else numbers.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from prompt_tuning.core.labels import joined, parts
+from prompt_tuning.core.labels import parts
 from prompt_tuning.data.texts import short, some
 
 KINDS = ("label", "labels", "number")
@@ -49,30 +49,32 @@ def numbered(task: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
   It is int32 [] (a label), float32 [K] (several: 1 at each that holds) or float32 [] (a
   number). The function raises ValueError for a target that is none.
   """
-  labels, separator = task.labels, getattr(task, "separator", None)
-  found = kind(task)
+  separator, found = getattr(task, "separator", None), kind(task)
+  places = {label: place for place, label in enumerate(task.labels or ())}
 
   def number(example: Mapping[str, Any]) -> dict[str, Any]:
     text = example["targets_pretokenized"]
     text = text.decode("utf-8") if isinstance(text, bytes) else str(text)
-    value = _number(text) if found == "number" else _held(text, labels, separator)
+    value = _number(text) if found == "number" else _held(text, places, separator)
     return {**example, "labels": value}
 
   return number
 
 
-def _held(text: str, labels: Sequence[str], separator: str | None) -> np.ndarray:
-  one = [text if text in labels else text.strip()]
+def _held(text: str, places: Mapping[str, int], separator: str | None) -> np.ndarray:
+  one = [text if text in places else text.strip()]
   held = one if separator is None else parts(text, separator)
-  unknown = [one for one in held if one not in labels]
+  unknown = [label for label in held if label not in places]
   if unknown:
     raise ValueError(
       f"The target {short(text)} names {short(unknown[0])}, which is not among the "
-      f"labels (LABELS), {some(labels)}."
+      f"labels (LABELS), {some(places)}."
     )
   if separator is None:
-    return np.asarray(labels.index(held[0]), np.int32)
-  return np.asarray([label in held for label in labels], np.float32)
+    return np.asarray(places[held[0]], np.int32)
+  value_K = np.zeros(len(places), np.float32)
+  value_K[[places[label] for label in held]] = 1
+  return value_K
 
 
 def _number(text: str) -> np.ndarray:
@@ -86,19 +88,3 @@ def _number(text: str) -> np.ndarray:
       "for a classification."
     )
   return np.asarray(value, np.float32)
-
-
-def settled(
-  text: str, labels: Sequence[str] | None, separator: str | None
-) -> tuple[str, str | None]:
-  """A target as it is compared, and what of it is no label (None where all are).
-
-  Several labels stand in the order of all, whatever the data's.
-  """
-  if labels is None:
-    return text, None
-  if separator is None:
-    return text, None if text in labels else text
-  held = parts(text, separator)
-  unknown = next((one for one in held if one not in labels), None)
-  return (text if unknown is not None else joined(held, labels, separator)), unknown

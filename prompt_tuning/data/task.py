@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.core.labels import joined, parts
 from prompt_tuning.data import metric_needs, sequences, vocabularies
 from prompt_tuning.data import metrics as metric_room
 from prompt_tuning.data.texts import MARK as MARK
@@ -73,6 +74,7 @@ class TextTask:
     self._check_separator(kind)
     metric_needs.check(self.metrics, self.labels, self.separator)
     self._set("_texts", {})
+    self._set("_known", None if self.labels is None else frozenset(self.labels))
 
   def _check_separator(self, kind: str) -> None:
     if self.separator is None:
@@ -135,6 +137,21 @@ class TextTask:
     if self.metrics:
       examples = self.examples(split)
       metric_needs.check_examples(self.metrics, examples, self.labels, split)
+
+  def _settled(self, target: str) -> tuple[str, str | None]:
+    """A target as it is compared, and what of it is no label (None where all are).
+
+    Several labels stand in the order of all, whatever the data's.
+    """
+    if self._known is None or (self.separator is None and target in self._known):
+      return target, None
+    if self.separator is None:
+      return target, target
+    held = parts(target, self.separator)
+    unknown = next((one for one in held if one not in self._known), None)
+    if unknown is not None:
+      return target, unknown
+    return joined(set(held), self.labels, self.separator), None
 
   def build(self, vocabulary: Vocabulary) -> SeqioTask:
     """A SeqIO task with `inputs` and `targets`, not registered.
