@@ -124,8 +124,8 @@ def _check_head(head: Stated, stated: Stated) -> None:
 
 def _check_programs(programs: Stated, labels: Sequence[str] | None) -> None:
   _check_names(programs, ("generate",), tuple(RESULTS))
-  chooses = {"choose", "classify"} & set(programs.fields)
-  if len(chooses) != 1 and (labels is not None or chooses):
+  chooses, headed = (name in programs.fields for name in ("choose", "classify"))
+  if chooses != (labels is not None and not headed):
     raise UnreadableError(
       f"{programs.where!r} has the programs {sorted(programs.fields)}, but the labels "
       f"{labels}."
