@@ -22,10 +22,12 @@ from prompt_tuning.data.lists import Lists
 from prompt_tuning.data.mixtures import Mixture
 from prompt_tuning.data.registered import Registered
 from prompt_tuning.engine import fit
+from prompt_tuning.heads.pooled import Pooled
 from prompt_tuning.interop import t5x
 from prompt_tuning.interop.t5x_engine import __main__ as room
 from prompt_tuning.interop.t5x_engine import start, tasks, tree
 from prompt_tuning.interop.t5x_engine.features import VirtualPositions
+from prompt_tuning.interop.t5x_engine.model import PromptModel
 from prompt_tuning.outputs.choice import Choice
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -160,9 +162,12 @@ def test_what_t5x_cannot_run_is_refused(tmp_path):
   external = tools.load("s_idpg_phm_external", tmp_path).prompt
   with pytest.raises(ValueError, match="external vectors"):
     start.check(tools.BACKBONE, external, None, None)
-  with pytest.raises(ValueError, match="`LABELS` is empty"):
+  with pytest.raises(ValueError, match="`OUTPUT` is a choice .* no `labels`"):
     start.check(tools.BACKBONE, None, Choice(), None)
   start.check(tools.BACKBONE, None, Choice(), ["yes", "no"])
+  nothing = [None] * 6
+  with pytest.raises(ValueError, match="`HEAD` is given, but T5X trains no head"):
+    PromptModel(tools.BACKBONE, *nothing, head=Pooled(2))
 
 
 # ---- tasks
