@@ -27,7 +27,6 @@ from prompt_tuning.interop import t5x
 from prompt_tuning.interop.t5x_engine import __main__ as room
 from prompt_tuning.interop.t5x_engine import start, tasks, tree
 from prompt_tuning.interop.t5x_engine.features import VirtualPositions
-from prompt_tuning.interop.t5x_engine.model import PromptModel
 from prompt_tuning.outputs.choice import Choice
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -165,9 +164,8 @@ def test_what_t5x_cannot_run_is_refused(tmp_path):
   with pytest.raises(ValueError, match="`OUTPUT` is a choice .* no `labels`"):
     start.check(tools.BACKBONE, None, Choice(), None)
   start.check(tools.BACKBONE, None, Choice(), ["yes", "no"])
-  nothing = [None] * 6
   with pytest.raises(ValueError, match="`HEAD` is given, but T5X trains no head"):
-    PromptModel(tools.BACKBONE, *nothing, head=Pooled(2))
+    start.check(tools.BACKBONE, None, None, None, Pooled(2))
 
 
 # ---- tasks

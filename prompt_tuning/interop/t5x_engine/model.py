@@ -69,13 +69,8 @@ class PromptModel(models.BaseTransformerModel):
     seed: int = 0,
     head: Any = None,
   ) -> None:
-    if head is not None:
-      raise ValueError(
-        "`HEAD` is given, but T5X trains no head: its predictions are ids. Train it "
-        "with `python -m prompt_tuning.train`."
-      )
     backbone = backbone or start.architecture(initial_checkpoint)
-    start.check(backbone, prompt, output, labels)
+    start.check(backbone, prompt, output, labels, head)
     optimizer_def = BranchOptimizer(optimizer, trainable, prompt)
     # T5X compares it with the task's, which is SeqIO's own.
     seqio_s = vocabularies.for_seqio(vocabulary)

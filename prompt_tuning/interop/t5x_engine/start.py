@@ -88,12 +88,19 @@ def draw(
   return first(jnp.asarray(table_VH))
 
 
-def check(backbone: T5, prompt: Any, output: Any, labels: Any) -> None:
+def check(
+  backbone: T5, prompt: Any, output: Any, labels: Any, head: Any = None
+) -> None:
   """Refuses what T5X cannot run, before anything is made.
 
   Raises:
     ValueError: naming the setting and what to do.
   """
+  if head is not None:
+    raise ValueError(
+      "`HEAD` is given, but T5X trains no head: its predictions are ids. Train it with "
+      "`python -m prompt_tuning.train`."
+    )
   if backbone.config.scan_layers:
     raise ValueError(
       "`SCAN_LAYERS` is True, but T5X's checkpoints hold one branch a layer. Set it to "
