@@ -14,6 +14,8 @@ import pytest
 from clu import metrics as clu_metrics
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.format import FORM
+from prompt_tuning.core.ids import MARKS
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.prompt import Prompt
 from prompt_tuning.data import batches
@@ -44,7 +46,8 @@ B, U, V = 4, 5, 11
 class Same:
   """A backbone whose states are its logits."""
 
-  spec = types.SimpleNamespace(vocabulary=V)
+  spec = types.SimpleNamespace(vocabulary=V, ids=MARKS)
+  format = FORM
 
   @staticmethod
   def logits(params, states):

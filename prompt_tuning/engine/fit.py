@@ -217,7 +217,7 @@ def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
       f"memory; PACK_SEGMENTS is {recipe.pack_segments}"
       f"{' and the task is a stream' if callable(source) else ''}. Leave one out."
     )
-  most, reserved = layout.inputs, layout.encoder_prompt
+  most, reserved = layout.inputs, layout.reserved["inputs"]
   lengths = [min(len(one["inputs"]), most) + reserved for one in source]
   return buckets.choose(lengths, recipe.buckets)
 
@@ -479,13 +479,14 @@ def facts(
     repeat = {"seed": recipe.seed, "steps": recipe.plan.steps}
   return {
     "method": method,
-    "layout": dataclasses.asdict(layout),
+    "layout": layout.said,
     **conventions.said(task, output),
     "backbone": {
       "name": loaded.name,
       "fingerprint": loaded.fingerprint,
       "width": loaded.backbone.spec.width,
-      "architecture": loaded.backbone.config.to_json(),
+      "family": loaded.backbone.family,
+      "architecture": loaded.backbone.architecture,
     },
     "task": {
       "name": task.name,

@@ -26,7 +26,7 @@ from prompt_tuning.data import lengths
 from prompt_tuning.data.task import MARK, split_mark
 from prompt_tuning.data.texts import short
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
-from prompt_tuning.interop.serving_files import EOS, Pieces
+from prompt_tuning.interop.serving_files import Pieces
 from prompt_tuning.interop.serving_reads import Reads
 from prompt_tuning.outputs import text
 
@@ -73,7 +73,8 @@ class Served:
         columns. external: vectors [B C], for a prompt that reads some.
     """
     ids = self._answers("generate", texts, external).get("ids")
-    return [] if ids is None else text.answers(ids, self._pieces().decode)
+    marks = serving_reads.of(self.card).marks
+    return [] if ids is None else text.answers(ids, self._pieces().decode, marks)
 
   def classify(
     self, texts: Iterable[Any], external: Any = None
@@ -113,7 +114,7 @@ class Served:
     found, order = [], []
     for chosen, width, size in _batches(ids, reads):
       rows = [*chosen, *[chosen[-1]] * (min(size, _size(len(chosen))) - len(chosen))]
-      inputs = np.zeros((len(rows), width), np.int32)
+      inputs = np.full((len(rows), width), reads.marks.pad, np.int32)
       for row, number in zip(inputs, rows, strict=True):
         row[: len(ids[number])] = ids[number]
       rest = {name: value[np.array(rows)] for name, value in columns.items()}
@@ -131,7 +132,7 @@ def _batches(ids: Sequence[Sequence[int]], reads: Reads) -> Any:
   most = lengths.bound(MOST, reads.most or 0)
 
   def fit(numbers: Sequence[int], few: bool) -> int:
-    longest = max(sizes[i] for i in numbers)
+    longest = max(1, *(sizes[i] for i in numbers))
     rounds = -(-longest // ROUND)
     return ROUND * (_size(rounds) if few else rounds)
 
@@ -146,7 +147,7 @@ def _size(rows: int) -> int:
 def _tokens(
   texts: Iterable[Any], pieces: Pieces, marked: bool, reads: Reads
 ) -> tuple[list[list[int]], np.ndarray]:
-  """Ids of each text, end mark last, and how many of them stand before its mark."""
+  """Ids of each text, and how many of them stand before its mark."""
   if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__iter__"):
     raise ValueError(f"`texts` must be a list of texts, got {short(texts)}.")
   ids, marks = [], []
@@ -156,7 +157,7 @@ def _tokens(
       raise ValueError(
         f"`texts[{i}]` holds no {MARK}; this prompt stands where that is written."
       )
-    ids.append([*reads.cut(pieces.encode(rest)), EOS])
+    ids.append(reads.whole(pieces.encode(rest)))
     marks.append(-1 if before is None else len(pieces.encode(before)))
   return ids, np.array(marks, np.int32)
 
@@ -182,16 +183,18 @@ def _checked(
         f"`{name}` must be {dtype} {shape} (b: the same in all features), got "
         f"{value.dtype} {list(value.shape)}."
       )
-    _check_values(name, value, serving_reads.of(card).ids)
+    _check_values(name, value, serving_reads.of(card))
     given[name] = value.astype(dtype)
   return given
 
 
-def _check_values(name: str, value: np.ndarray, ids: int | None) -> None:
+def _check_values(name: str, value: np.ndarray, reads: Reads) -> None:
   """Refuses ids that the model has not, and vectors that are not finite."""
-  if name == "inputs" and ids and not 0 <= value.min() <= value.max() < ids:
+  least, ids = min(reads.marks.pad, 0), reads.ids
+  if name == "inputs" and ids and not least <= value.min() <= value.max() < ids:
     raise ValueError(
-      f"`inputs` must be ids from 0 to {ids - 1}, got {value.min()} to {value.max()}."
+      f"`inputs` must be ids from {least} to {ids - 1}, got {value.min()} to "
+      f"{value.max()}."
     )
   if value.dtype.kind == "f" and not np.isfinite(value).all():
     raise ValueError(f"`{name}` holds numbers that are not finite.")

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.objectives.objective import Term
 
@@ -46,28 +46,32 @@ class CrossEntropy:
 
   def __call__(self, model: Any, params: Any, batch: Any, key: Any) -> Term:
     states_BUH = model.states(params, batch, key)
-    targets_BU = batch["targets"]
+    targets_BU, ids = batch["targets"], model.backbone.spec.ids
 
     def sums(states_BUH: Array, targets_BU: Array) -> tuple[Array, Array, Array]:
       logits_BUV = model.backbone.logits(params["backbone"], states_BUH)
-      return self._sums(logits_BUV, targets_BU)
+      return self._sums(logits_BUV, targets_BU, ids.is_real(targets_BU))
 
     B, U = targets_BU.shape
     few = max(1, self.most_logits // (B * model.backbone.spec.vocabulary))
     if few >= U:
       found = sums(states_BUH, targets_BU)
     else:
-      found = _in_parts(jax.checkpoint(sums), few, states_BUH, targets_BU)
+      parts = states_BUH, targets_BU, ids.pad
+      found = _in_parts(jax.checkpoint(sums), few, *parts)
     loss, plain, right = found
-    weight = jnp.maximum((targets_BU > 0).sum().astype(jnp.float32), 1.0)
+    weight = jnp.maximum(ids.is_real(targets_BU).sum().astype(jnp.float32), 1.0)
     metrics = {"cross_entropy": (plain, weight), "token_accuracy": (right, weight)}
     return Term(loss, weight, metrics)
 
   def _sums(
-    self, logits_BUV: Float[Array, "B U V"], targets_BU: Int[Array, "B U"]
+    self,
+    logits_BUV: Float[Array, "B U V"],
+    targets_BU: Int[Array, "B U"],
+    real_BU: Bool[Array, "B U"],
   ) -> tuple[Array, Array, Array]:
     """Loss, plain cross-entropy and right tokens, summed over the real targets."""
-    real_BU = (targets_BU > 0).astype(jnp.float32)
+    real_BU = real_BU.astype(jnp.float32)
     loss_BU, plain_BU = token_losses(
       logits_BUV, targets_BU, self.z_loss, self.label_smoothing
     )
@@ -78,12 +82,16 @@ class CrossEntropy:
 
 
 def _in_parts(
-  sums: Any, few: int, states_BUH: Float[Array, "B U H"], targets_BU: Int[Array, "B U"]
+  sums: Any,
+  few: int,
+  states_BUH: Float[Array, "B U H"],
+  targets_BU: Int[Array, "B U"],
+  pad: int = 0,
 ) -> Any:
   """Adds up `sums` over parts of `few` target positions, one after another."""
   missing = -targets_BU.shape[1] % few
   states_BUH = jnp.pad(states_BUH, ((0, 0), (0, missing), (0, 0)))
-  targets_BU = jnp.pad(targets_BU, ((0, 0), (0, missing)))
+  targets_BU = jnp.pad(targets_BU, ((0, 0), (0, missing)), constant_values=pad)
 
   def divided(x: Array) -> Array:
     return x.reshape(x.shape[0], -1, few, *x.shape[2:]).swapaxes(0, 1)
