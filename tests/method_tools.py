@@ -272,7 +272,12 @@ class Case:
     rounding stays small.
     """
     trainable, frozen = self.split
-    own = {name: slowed(rate) for name, rate in self.method.branch_rates.items()}
+    own = {
+      name: slowed(rate)
+      for name, rate in self.method.branch_rates.items()
+      # What an objective owns trains with that objective alone.
+      if name.partition("/")[0] in trainable
+    }
     rates = slowed(optimizer.constant(self.method.rate)), None, own
     transform = optax.chain(
       recorder(), optimizer.Optimizer(rule, *rates).build(trainable)

@@ -5,7 +5,7 @@ functions of a parameter tree that travels beside it. It is the only reader of i
 config and of `Injection`. The stages of a pass, from one reading to many answers:
 
   run        states of the targets of a batch, in one pass: training, losses
-  read       what a family makes of the inputs: opaque to whoever asked
+  read       what a family makes of the inputs: a `Reading`
   continued  states of given targets behind it: label scores, many of one reading
   prefill    logits of the first token, what is kept of the reading, and a cache
   extend     the next token: greedy search, sampling, beams
@@ -14,7 +14,8 @@ config and of `Injection`. The stages of a pass, from one reading to many answer
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int
+import jax
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.format import EncoderDecoder
@@ -22,11 +23,27 @@ from prompt_tuning.core.injection import Injection
 
 Params = Any
 Batch = Mapping[str, Array]
-# What `read` makes of a batch, and what `prefill` keeps of that.
-Reading = Any
+# What `prefill` keeps of a reading.
 Memory = Any
 # Keys and values of what was read and written: arrays with an axis of rows.
 Cache = Any
+
+
+class Reading(Protocol):
+  """What a family makes of inputs; it may hold more.
+
+  Attributes:
+    states: the last ones of the inputs, virtual positions included [B T H].
+    mask: true where one may be read [B T].
+  """
+
+  states: Float[Array, "B T H"]
+  mask: Bool[Array, "B T"]
+
+
+def prompt_key(key: Any) -> Any:
+  """Of a pass's key the part that is the prompt's; the rest is the backbone's."""
+  return jax.random.split(jax.random.split(key)[0])[0]
 
 
 @runtime_checkable
@@ -106,18 +123,22 @@ class Backbone(Protocol):
     batch: Batch,
     injection: Injection | None = None,
     key: Any = None,
-  ) -> Float[Array, "B U H"]:
+  ) -> tuple[Float[Array, "B U H"], Reading]:
     """States from which `logits` makes those of each of `batch["targets"]`.
 
     Args:
       params: the weights. batch: features of `format`, packed or not.
-      injection: what a prompt asks for, or None. key: for dropout, None for none.
+      injection: what a prompt asks for, or None.
+      key: for dropout, None for none. `prompt_key` of it is the prompt's.
+
+    Returns:
+      The states, and what came of the inputs on the way, as `read` gives it.
     """
 
   def read(
     self, params: Params, batch: Batch, injection: Injection | None = None
   ) -> Reading:
-    """Reads inputs, one example a row; of the features those of `format.read`."""
+    """Reads inputs; of the features those of `format.read`."""
 
   def continued(
     self,
@@ -125,8 +146,12 @@ class Backbone(Protocol):
     reading: Reading,
     targets_BU: Int[Array, "B U"],
     injection: Injection | None = None,
+    key: Any = None,
   ) -> Float[Array, "B U H"]:
-    """States of targets, as `run` gives them, behind what was read before."""
+    """States of targets, as `run` gives them, behind what was read before.
+
+    One example a row. Mapped over targets, what was read stays one.
+    """
 
   def logits(
     self, params: Params, states: Float[Array, "*X H"]

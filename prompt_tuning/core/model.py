@@ -1,10 +1,12 @@
 """A frozen backbone and a prompt as one model.
 
 The backbone embeds, a Context is built, the prompt answers with an Injection, the
-backbone obeys it. Parameters are {"backbone": ..., "prompt": ...}.
+backbone obeys it. Parameters are {"backbone": ..., "prompt": ...}, and while training
+also "objective" (what an objective owns) and "teacher" (prompts that only teach).
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,10 +14,11 @@ import jax.numpy as jnp
 from flax.core import unfreeze
 from jaxtyping import Array, Float
 
-from prompt_tuning.core.backbone import Backbone, Reading
+from prompt_tuning.core.backbone import Backbone, Reading, prompt_key
 from prompt_tuning.core.context import Context, Spec, frozen, real_rows
 from prompt_tuning.core.format import FORM, EncoderDecoder
 from prompt_tuning.core.injection import Injection
+from prompt_tuning.core.randomness import streams
 from prompt_tuning.core.trainable import flatten
 
 Params = dict[str, Any]
@@ -30,11 +33,14 @@ class PromptedModel:
     backbone: pure functions of its weights.
     prompt: `core.prompt.Prompt` or `Together`; None for the bare model.
     segments: S, how many examples a packed row may hold; 1 where rows are not packed.
+    teachers: name -> another prompt on the same backbone, whose parameters are the
+      branch `teacher/NAME`. They have the student's lengths.
   """
 
   backbone: Backbone
   prompt: Any = None
   segments: int = 1
+  teachers: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -153,17 +159,45 @@ class PromptedModel:
 
   def inject(self, params: Params, batch: Batch, key: Any = None) -> Injection | None:
     """Asks the prompt (None without one); `key` switches its dropout on."""
+    return self.prompted(params, batch, key)[0]
+
+  def prompted(
+    self, params: Params, batch: Batch, key: Any = None
+  ) -> tuple[Injection | None, dict[str, Any]]:
+    """The injection, and what words sowed as "aux": path of the word -> values."""
     if self.prompt is None:
-      return None
+      return None, {}
     context = self.context(params["backbone"], batch)
-    rngs = None if key is None else {"dropout": key}
-    return self.prompt.apply(
+    injection, sown = self.prompt.apply(
       {"params": params.get("prompt", {})},
       context,
       self.backbone.spec,
       train=key is not None,
-      rngs=rngs,
+      rngs=None if key is None else self._streams(key),
+      mutable=["aux"],
     )
+    return injection, flatten(sown.get("aux", {}))
+
+  def _streams(self, key: Any) -> dict[str, Any]:
+    """A key for each kind of noise that some word draws; dropout's is `key` itself."""
+    named = sorted(streams(self.prompt) - {"dropout"})
+    others = {name: jax.random.fold_in(key, i) for i, name in enumerate(named, 1)}
+    return {"dropout": key, **others}
+
+  def taught(self, params: Params, name: str) -> tuple["PromptedModel", Params]:
+    """The model under one of its `teachers`, and the parameters that it reads.
+
+    Raises:
+      ValueError: where there is no teacher of that name.
+    """
+    if name not in self.teachers:
+      raise ValueError(
+        f"`TEACHERS` has no {name!r}, from which the objective learns; there are "
+        f"{sorted(self.teachers)}. Name a prompt's folder there."
+      )
+    model = dataclasses.replace(self, prompt=self.teachers[name], teachers={})
+    held = params.get("teacher", {}).get(name, {})
+    return model, {"backbone": params["backbone"], "prompt": held}
 
   def read(self, params: Params, batch: Batch) -> tuple[Reading, Injection | None]:
     """What the backbone makes of the inputs, and what else answering asks for."""
@@ -184,10 +218,9 @@ class PromptedModel:
     self, params: Params, batch: Batch, key: Any = None
   ) -> Float[Array, "B U H"]:
     """The last states of the targets, from which `backbone.logits` makes logits."""
-    # The backbone divides the other half.
-    prompt_key = None if key is None else jax.random.split(jax.random.split(key)[0])[0]
-    injection = self.inject(params, batch, prompt_key)
-    return self.backbone.run(params["backbone"], batch, injection, key)
+    own = None if key is None else prompt_key(key)
+    injection = self.inject(params, batch, own)
+    return self.backbone.run(params["backbone"], batch, injection, key)[0]
 
 
 def _by_example(values: Array | None, rank: int) -> Array | None:

@@ -7,7 +7,7 @@ with checkpoints, or nothing on disk).
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import prompt_tuning
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.core.randomness import streams
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import buckets, packing
 from prompt_tuning.data.features import Layout
@@ -29,6 +30,7 @@ from prompt_tuning.engine import (
   sharding,
   state,
   step,
+  terms,
 )
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
@@ -136,6 +138,7 @@ def prepare(
   layout: Layout,
   recipe: Recipe,
   output: Any,
+  teachers: Mapping[str, Any] | None = None,
 ) -> Ready:
   """Reads the data, draws the prompt, and refuses what cannot run.
 
@@ -144,6 +147,7 @@ def prepare(
     vocabulary: of the backbone. task: `data.task.TextTask`.
     layout: of its examples. recipe: numbers and choices. output: how predictions are
       made (`outputs/`), or None for the loss alone.
+    teachers: name -> product that the objective learns from.
 
   Raises:
     ValueError: for a split, an example, a branch or a metric that does not fit.
@@ -153,6 +157,11 @@ def prepare(
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
   batching.check_labels(task.labels, vocabulary)
   trains = recipe.plan.steps > 0
+  objective = recipe.objective if trains else terms.answering(recipe.objective)
+  objective = terms.bound(objective, vocabulary, task)
+  recipe = dataclasses.replace(recipe, objective=objective)
+  model, taught = terms.with_teachers(model, teachers or {})
+  terms.check_teachers(objective, model)
   if trains and not recipe.trainable:
     raise ValueError(
       f"`TRAINABLE` is empty, but TRAIN_STEPS is {recipe.plan.steps}. Name a branch, "
@@ -173,6 +182,9 @@ def prepare(
   if trains and recipe.cache_codes:
     codes.check(model, recipe.trainable, callable(source))
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)
+  own = terms.branch(objective, model, params, recipe.seed)
+  params = {**params, **taught, **own}
+  recipe = dataclasses.replace(recipe, trainable=(*recipe.trainable, *own))
   if recipe.trainable:
     branches.check(params, recipe.trainable)
   # Only training packs; evaluation keeps one example a row, in order.
@@ -450,18 +462,8 @@ def initial_params(
 
 
 def drops(prompt: Any) -> bool:
-  """Whether some word of a prompt has a dropout rate above 0."""
-  if isinstance(prompt, (list, tuple)):
-    return any(drops(item) for item in prompt)
-  if not dataclasses.is_dataclass(prompt) or isinstance(prompt, type):
-    return False
-  for field in dataclasses.fields(prompt):
-    if field.name in ("parent", "name"):
-      continue
-    value = getattr(prompt, field.name)
-    if (field.name.endswith("dropout_rate") and value) or drops(value):
-      return True
-  return False
+  """Whether some word of a prompt draws noise while training, such as dropout."""
+  return bool(streams(prompt))
 
 
 def facts(
@@ -477,6 +479,7 @@ def facts(
   repeat: dict[str, Any] = {}
   if recipe is not None:
     repeat = {"seed": recipe.seed, "steps": recipe.plan.steps}
+    repeat["objective"] = terms.said(recipe.objective)
   return {
     "method": method,
     "layout": layout.said,
@@ -506,6 +509,7 @@ def product_of(
   model: PromptedModel, params: Any, trained: Any, card: dict[str, Any], best: loop.Best
 ) -> product.Product:
   """The product of a run: trained branches, and what of the prompt stayed fixed."""
+  trained = {name: tree for name, tree in trained.items() if name != terms.BRANCH}
   names = set(branches.flatten(trained))
   fixed = {
     name: value

@@ -13,13 +13,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from prompt_tuning.objectives.objective import Term
+from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import Ids
+from prompt_tuning.objectives.objective import Objective, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Objective):
   """Mean over target tokens (pads and reserved positions are not targets).
 
   Attributes:
@@ -44,23 +46,26 @@ class CrossEntropy:
         f"`CrossEntropy.most_logits` must be at least 1, got {self.most_logits}."
       )
 
-  def __call__(self, model: Any, params: Any, batch: Any, key: Any) -> Term:
-    states_BUH = model.states(params, batch, key)
-    targets_BU, ids = batch["targets"], model.backbone.spec.ids
+  def count(self, batch: Any, ids: Ids) -> Float[Array, ""]:
+    """Target tokens."""
+    return ids.is_real(batch["targets"]).sum().astype(jnp.float32)
+
+  def __call__(self, forward: Forward) -> Term:
+    states_BUH, targets_BU = forward.states, forward.batch["targets"]
+    ids = forward.ids
 
     def sums(states_BUH: Array, targets_BU: Array) -> tuple[Array, Array, Array]:
-      logits_BUV = model.backbone.logits(params["backbone"], states_BUH)
-      return self._sums(logits_BUV, targets_BU, ids.is_real(targets_BU))
+      return self._sums(forward.logits(states_BUH), targets_BU, ids)
 
     B, U = targets_BU.shape
-    few = max(1, self.most_logits // (B * model.backbone.spec.vocabulary))
+    few = max(1, self.most_logits // (B * forward.model.backbone.spec.vocabulary))
     if few >= U:
       found = sums(states_BUH, targets_BU)
     else:
       parts = states_BUH, targets_BU, ids.pad
       found = _in_parts(jax.checkpoint(sums), few, *parts)
     loss, plain, right = found
-    weight = jnp.maximum(ids.is_real(targets_BU).sum().astype(jnp.float32), 1.0)
+    weight = self.count(forward.batch, ids)
     metrics = {"cross_entropy": (plain, weight), "token_accuracy": (right, weight)}
     return Term(loss, weight, metrics)
 
@@ -68,10 +73,10 @@ class CrossEntropy:
     self,
     logits_BUV: Float[Array, "B U V"],
     targets_BU: Int[Array, "B U"],
-    real_BU: Bool[Array, "B U"],
+    ids: Ids,
   ) -> tuple[Array, Array, Array]:
     """Loss, plain cross-entropy and right tokens, summed over the real targets."""
-    real_BU = real_BU.astype(jnp.float32)
+    real_BU = ids.is_real(targets_BU).astype(jnp.float32)
     loss_BU, plain_BU = token_losses(
       logits_BUV, targets_BU, self.z_loss, self.label_smoothing
     )

@@ -54,6 +54,14 @@ def text_places(batch: dict[str, Array]) -> Int[Array, "B T"]:
   return jnp.where(text_BT, before_BT, -1)
 
 
+def _keys(key: Any) -> tuple[Any, Any]:
+  """Keys of the encoder and of the decoder; see `core.backbone.prompt_key`."""
+  if key is None:
+    return None, None
+  read_key, write_key = jax.random.split(key)
+  return jax.random.split(read_key)[1], write_key
+
+
 @dataclasses.dataclass(frozen=True)
 class T5:
   """A backbone of one architecture; weights travel beside it.
@@ -259,14 +267,11 @@ class T5:
     batch: dict[str, Array],
     injection: Injection | None = None,
     key: Any = None,
-  ) -> Float[Array, "B U H"]:
-    """The decoder's states at every target position of a batch; see `states`."""
-    read_key, write_key = (None, None) if key is None else jax.random.split(key)
-    if key is not None:
-      # The first half is the prompt's.
-      read_key = jax.random.split(read_key)[1]
+  ) -> tuple[Float[Array, "B U H"], Encoded]:
+    """The decoder's states at every target position, and what the encoder made."""
+    read_key, write_key = _keys(key)
     reading = self.read(params, batch, injection, read_key)
-    return self.states(params, batch, *reading, injection, write_key)
+    return self.states(params, batch, *reading, injection, write_key), reading
 
   def read(
     self,
@@ -284,6 +289,7 @@ class T5:
     reading: Encoded,
     targets_BU: Int[Array, "B U"],
     injection: Injection | None = None,
+    key: Any = None,
   ) -> Float[Array, "B U H"]:
     """States of targets behind what was read; mapped over targets, it stays one."""
     injection = injection or Injection()
@@ -291,7 +297,8 @@ class T5:
     reserved = 0 if slots is None else slots.vectors.shape[1]
     reserved += 0 if held is None else held.length
     batch = self.format.written(targets_BU, {"decoder": reserved}, xp=jnp)
-    return self.states(params, batch, *reading, injection)[:, reserved:]
+    given = *reading, injection, _keys(key)[1]
+    return self.states(params, batch, *given)[:, reserved:]
 
   def logits(
     self, params: Params, states: Float[Array, "*X H"]
