@@ -99,7 +99,12 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
   found |= {"LEARNING_RATE": 0.1, "BRANCH_SCHEDULES": {}, "GROUPS": {}}
   for macro in config.names() & {"LEARNING_RATE", "BRANCH_SCHEDULES", "GROUPS"}:
     found[macro] = config.macro(macro)
-  groups = {name: group.schedule for name, group in found.pop("GROUPS").items()}
+  # What an objective owns trains with that objective alone.
+  groups = {
+    name: group.schedule
+    for name, group in found.pop("GROUPS").items()
+    if name != "objective"
+  }
   return Method(
     name,
     config.macro("PROMPT"),
@@ -272,12 +277,7 @@ class Case:
     rounding stays small.
     """
     trainable, frozen = self.split
-    own = {
-      name: slowed(rate)
-      for name, rate in self.method.branch_rates.items()
-      # What an objective owns trains with that objective alone.
-      if name.partition("/")[0] in trainable
-    }
+    own = {name: slowed(rate) for name, rate in self.method.branch_rates.items()}
     rates = slowed(optimizer.constant(self.method.rate)), None, own
     transform = optax.chain(
       recorder(), optimizer.Optimizer(rule, *rates).build(trainable)

@@ -7,8 +7,8 @@ from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import prompts
 
 
-def read(teachers: Mapping[str, str], loaded: Any) -> dict[str, Product]:
-  """name -> product, of name -> folder; all of them on the backbone of the run.
+def read(teachers: Mapping[str, Any], loaded: Any) -> dict[str, Product]:
+  """name -> product, of name -> folder or product, on the backbone of the run.
 
   Args:
     teachers: TEACHERS. loaded: the backbone, `interop.load.Loaded`.
@@ -19,8 +19,10 @@ def read(teachers: Mapping[str, str], loaded: Any) -> dict[str, Product]:
   found = {}
   for name, folder in teachers.items():
     try:
-      found[name] = prompts.load(folder)
+      given = isinstance(folder, Product)
+      found[name] = folder if given else prompts.load(folder)
       found[name].check(loaded.fingerprint, loaded.backbone.spec.width)
     except ValueError as error:
-      raise ValueError(f"`TEACHERS` names {name!r}: {folder!r}: {error}") from error
+      shown = "" if isinstance(folder, Product) else f" {folder!r}:"
+      raise ValueError(f"`TEACHERS` names {name!r}:{shown} {error}") from error
   return found
