@@ -152,6 +152,11 @@ def prepare(
   Raises:
     ValueError: for a split, an example, a branch or a metric that does not fit.
   """
+  if layout.form != model.backbone.format:
+    raise ValueError(
+      f"`layout` is of the format {layout.form}, but the backbone reads "
+      f"{model.backbone.format}. Make it with `Layout.of(model, ...)`."
+    )
   place = recipe.sharding.over()
   sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
