@@ -70,7 +70,9 @@ class Job:
   @functools.cached_property
   def objective(self) -> Any:
     """The objective, with labels as long as targets may be."""
-    words = Words(lambda text: [3] * max(1, self.layout.targets - 1), EOS)
+    ids = self.model.backbone.spec.ids
+    label = [_word(ids)] * max(1, self.layout.targets - 1)
+    words = Words(lambda text: label, ids.end)
     labels = [str(number) for number in range(self.labels)]
     return bound(self.recipe.objective, words, labels)
 
