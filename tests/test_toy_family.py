@@ -70,10 +70,16 @@ def prompts():
   }
 
 
-@pytest.fixture(params=prompts(), scope="module")
-def case(request, toy, weights):
+CASES = [*[("no pad", name) for name in prompts()], ("own pad", "input")]
+
+
+@pytest.fixture(params=CASES, ids="-".join, scope="module")
+def case(request):
   """(model, params)"""
-  model = PromptedModel(toy, prompts()[request.param])
+  family, name = request.param
+  toy = FAMILIES[family]
+  weights = jax.tree.map(lambda x: 1.5 * x, toy.init(jax.random.key(1)))
+  model = PromptedModel(toy, prompts()[name])
   drawn = model.init_prompt(jax.random.key(2), weights)
   return model, {"backbone": weights, **({"prompt": drawn} if drawn else {})}
 
