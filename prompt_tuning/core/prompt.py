@@ -176,6 +176,11 @@ class Prompt(nn.Module):
     return self.condition.width if "external" in self.needs else 0
 
   @property
+  def tasks(self) -> int:
+    """How many tasks the condition tells apart; 0 where it reads none."""
+    return self.condition.tasks if "task" in self.needs else 0
+
+  @property
   def lengths(self) -> dict[str, int]:
     """Virtual positions to reserve, by the side ("encoder", "decoder")."""
     side = self.at.side
@@ -228,8 +233,8 @@ def spread(prompt: Prompt, sites: Sequence[str | At]) -> "Together":
   return Together(parts)
 
 
-class Together(nn.Module):
-  """Several prompts as one: their positions stand side by side, in order.
+class Several(nn.Module):
+  """Prompts by names, which are those of their branches.
 
   Attributes:
     prompts: at least one Prompt: a mapping name -> Prompt, so that the branch of each
@@ -244,10 +249,11 @@ class Together(nn.Module):
   names: Sequence[str] | None = None
 
   def __post_init__(self) -> None:
+    kind = type(self).__name__
     if isinstance(self.prompts, Mapping):
       if self.names is not None:
         raise ValueError(
-          f"`Together.names` is {self.names!r} and `Together.prompts` a mapping, which "
+          f"`{kind}.names` is {self.names!r} and `{kind}.prompts` a mapping, which "
           "names its own. Leave `names` out."
         )
       # A sequence keeps its order wherever Flax maps over it, a mapping does not.
@@ -256,7 +262,7 @@ class Together(nn.Module):
     names = (None,) * len(self.prompts) if self.names is None else tuple(self.names)
     if not names or len(names) != len(self.prompts):
       raise ValueError(
-        f"`Together.prompts` holds {len(self.prompts)} prompts and `Together.names` "
+        f"`{kind}.prompts` holds {len(self.prompts)} prompts and `{kind}.names` "
         f"{len(names)} names. Give one name for each of at least one prompt."
       )
     for name in names if self.names is not None else ():
@@ -267,12 +273,14 @@ class Together(nn.Module):
   def _check_name(self, name: Any, names: Sequence[Any]) -> None:
     fits = isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)
     # What the class has already, Flax gives to no branch.
-    taken = fits and (hasattr(type(self), name) or name in _FIELDS)
+    own = {field.name for field in dataclasses.fields(self)} | {"scope"}
+    taken = fits and (hasattr(type(self), name) or name in own)
     if not fits or taken or names.count(name) > 1:
+      kind = type(self).__name__
       raise ValueError(
-        f"`Together.prompts` gives a prompt the name {name!r}. A name is a word of "
+        f"`{kind}.prompts` gives a prompt the name {name!r}. A name is a word of "
         "letters, digits and underscores that no other prompt has, such as 'task', "
-        f"and none of {', '.join(sorted(_FIELDS))} or another attribute of Together."
+        f"and none of {', '.join(sorted(own))} or another attribute of {kind}."
       )
 
   @property
@@ -280,16 +288,28 @@ class Together(nn.Module):
     return frozenset().union(*(prompt.needs for prompt in self.prompts))
 
   @property
-  def reads_input(self) -> bool:
-    return any(prompt.reads_input for prompt in self.prompts)
-
-  @property
   def encoded(self) -> tuple[nn.Module, ...]:
     return tuple(one for prompt in self.prompts for one in prompt.encoded)
 
   @property
+  def reads_states(self) -> bool:
+    return any(prompt.reads_states for prompt in self.prompts)
+
+  @property
   def external_width(self) -> int:
     return max(prompt.external_width for prompt in self.prompts)
+
+
+class Together(Several):
+  """Several prompts as one: their positions stand side by side, in order."""
+
+  @property
+  def reads_input(self) -> bool:
+    return any(prompt.reads_input for prompt in self.prompts)
+
+  @property
+  def tasks(self) -> int:
+    return max(prompt.tasks for prompt in self.prompts)
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -306,10 +326,6 @@ class Together(nn.Module):
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
     parts = [prompt(context, spec, train) for prompt in self.prompts]
     return functools.reduce(Injection.beside, parts)
-
-
-# Flax's own, beside those of the class.
-_FIELDS = frozenset({"prompts", "names", "parent", "name", "scope"})
 
 
 def _named(prompt: nn.Module, name: str | None) -> nn.Module:
