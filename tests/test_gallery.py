@@ -1,4 +1,4 @@
-"""Many prompts in one: each row of a batch gets what its own prompt alone would give."""
+"""Many prompts in one: each row of a batch gets what its own prompt would give."""
 
 import dataclasses
 

@@ -33,8 +33,8 @@ class Gallery(Several):
     super().__post_init__()
     if self.reads_states:
       raise ValueError(
-        "`Gallery.prompts` holds one that reads the states of layers: the backbone asks "
-        "it with the same weights for every example, so none can be picked."
+        "`Gallery.prompts` holds one that reads the states of layers: the backbone "
+        "asks it with the same weights for every example, so none can be picked."
       )
     if any(prompt.lengths != self.prompts[0].lengths for prompt in self.prompts):
       found = [prompt.lengths for prompt in self.prompts]

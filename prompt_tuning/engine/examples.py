@@ -71,7 +71,10 @@ def training_source(
 
   if task.streams:
     return stream
-  examples = read(task, vocabulary, "train", IN_MEMORY + 1)
+  limit = None if task.by_batch else IN_MEMORY + 1
+  examples = read(task, vocabulary, "train", limit)
   suited.check_lengths(examples, layout, "train")
   suited.check_targets(examples, vocabulary, "train", task.labels)
-  return stream if len(examples) > IN_MEMORY else examples
+  if len(examples) > IN_MEMORY and not task.by_batch:
+    return stream
+  return task.ordered(examples)

@@ -209,6 +209,12 @@ def prepare(
 
 def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
   """Lengths of training batches, chosen by those of the examples."""
+  if hasattr(source, "order") and (recipe.buckets > 1 or recipe.pack_segments > 1):
+    raise ValueError(
+      f"`PACK_SEGMENTS` is {recipe.pack_segments} and `BUCKETS` {recipe.buckets}, but "
+      "the tasks of each batch are drawn for it (TaskSubset), so its rows are padded: "
+      "leave both at 1."
+    )
   if recipe.buckets == 1 or source is None:
     return ()
   if recipe.pack_segments > 1 or callable(source):
