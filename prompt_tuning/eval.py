@@ -19,7 +19,14 @@ from typing import Any
 from prompt_tuning import answer
 from prompt_tuning.core import files
 from prompt_tuning.data.batches import check_targets
-from prompt_tuning.engine import config, conventions, distributed, ended, evaluate
+from prompt_tuning.engine import (
+  config,
+  conventions,
+  distributed,
+  ended,
+  evaluate,
+  members,
+)
 from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
@@ -144,7 +151,7 @@ def _answered(
 def _card_output(session: answer.Session, task: Any) -> Any:
   """The output that the prompt was trained with, where the task allows it."""
   output = session.known.output
-  if isinstance(output, Choice) and not task.labels:
+  if isinstance(output, Choice) and not all(x.labels for x in members.of(task)):
     logging.warning(
       "The task has no LABELS, among which the prompt's card chooses: the loss alone "
       "is given. Set LABELS, or include a file of gin/outputs/."

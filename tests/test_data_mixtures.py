@@ -200,10 +200,11 @@ def test_labels_are_common_or_none():
 def test_scores_are_each_tasks_own():
   mixed = mixtures.Mixture([task("a", 2), task("b", 4)])
   scores = mixed.score(["good", "bad", "x", "bad", "good", "bad"], "train")
-  assert scores == {"a/accuracy": 100.0, "b/accuracy": 75.0}
+  assert scores == {"a/accuracy": 100.0, "b/accuracy": 75.0, "mean": 87.5}
   some = mixed.score(["good", "bad", "x"], "train", numbers=range(3))
-  assert some == {"a/accuracy": 100.0, "b/accuracy": 0.0}
-  assert mixed.score(["bad"], "train", numbers=range(1)) == {"a/accuracy": 0.0}
+  assert some == {"a/accuracy": 100.0, "b/accuracy": 0.0, "mean": 50.0}
+  one = mixed.score(["bad"], "train", numbers=range(1))
+  assert one == {"a/accuracy": 0.0, "mean": 0.0}
   with pytest.raises(ValueError, match="6 targets.*got 2"):
     mixed.score(["good", "bad"], "train")
 
@@ -372,7 +373,7 @@ def test_a_mixture_is_scored_task_by_task_and_a_failing_metric_is_a_line(
 def test_training_scores_as_eval_does(vocabulary, module, monkeypatch):
   own = registered.Registered("registered_pairs", module)
   made = evaluate.Evaluator.__new__(evaluate.Evaluator)
-  made.task, made.vocabulary, made._predictor = own, vocabulary, object()
+  made.task, made.vocabulary, made._predictors = own, vocabulary, {None: None}
   records = [{"prediction": text} for text in ("good", "good", "x")]
   monkeypatch.setattr(made, "loss", lambda params, examples: {"loss": 1.0})
   monkeypatch.setattr(made, "predict", lambda params, examples: records)

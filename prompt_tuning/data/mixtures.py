@@ -122,6 +122,7 @@ class Mixture(TextTask):
     """Training examples, which bring the draws of their batches where there are any."""
     if not self.by_batch:
       return examples
+    self.rates.check(len(self._having("train")))
     place = {number: k for k, (number, _) in enumerate(self._having("train"))}
     owners = [place[int(example["task"])] for example in examples]
     return Subsets(examples, owners, self.rates, self.weights())
@@ -201,7 +202,10 @@ class Mixture(TextTask):
   def score(
     self, predictions: Sequence[str], split: str, numbers: Sequence[int] | None = None
   ) -> dict[str, float]:
-    """Each task's scores as "task/metric"; arguments as for `TextTask.score`."""
+    """Each task's scores as "task/metric", and "mean"; see `TextTask.score`.
+
+    The mean is over the tasks that were scored, of the mean of each one's metrics.
+    """
     tasks = [task for _, task in self._having(split)]
     sizes = (len(task.examples(split)) for task in tasks)
     starts = list(itertools.accumulate(sizes, initial=0))
@@ -213,11 +217,12 @@ class Mixture(TextTask):
       i = bisect.bisect_right(starts, number) - 1
       answers[i].append(prediction)
       places[i].append(number - starts[i])
-    scores = {}
+    scores, means = {}, []
     for task, own_answers, own_places in zip(tasks, answers, places, strict=True):
       own = task.score(own_answers, split, own_places) if own_answers else {}
       scores.update({f"{task.name}/{name}": value for name, value in own.items()})
-    return scores
+      means += [sum(own.values()) / len(own)] if own else []
+    return {**scores, "mean": sum(means) / len(means)} if means else scores
 
   def check_metrics(self, split: str) -> None:
     """Raises ValueError if some metric of a task cannot score its split."""

@@ -1,9 +1,9 @@
 """How often the tasks of a mixture are drawn, beyond fixed rates.
 
-  Temperature   task k with a probability in proportion to min(size_k, cap)^(1 / t)
-                (Raffel et al., 2020, section 3.5.2; mT5 calls 1 / t alpha)
-  TaskSubset    each batch is of a few tasks, drawn anew (multitask prompt tuning, Wang
-                et al., 2023, arXiv 2303.02861)
+Temperature   task k with a probability in proportion to min(size_k, cap)^(1 / t)
+              (Raffel et al., 2020, section 3.5.2; mT5 calls 1 / t alpha)
+TaskSubset    each batch is of a few tasks, drawn anew (multitask prompt tuning, Wang
+              et al., 2023, arXiv 2303.02861)
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
 from prompt_tuning.decoding import decode
 from prompt_tuning.decoding import score as scoring
-from prompt_tuning.engine import rows, sharding
+from prompt_tuning.engine import members, rows, sharding
 from prompt_tuning.engine.sharding import Placement
 from prompt_tuning.outputs import choice, text
 
@@ -58,12 +58,35 @@ class Evaluator:
       return objective(model, params, batch, None)
 
     self.loss_step = compiled(loss, self.place)
-    self._predictor = None
+    self._labels = [member.labels for member in members.of(task)]
+    self._predictors = {}
     if output is not None:
-      self._predictor = predictor(model, vocabulary, task.labels, output, self.place)
+      for labels in {None if x is None else tuple(x) for x in self._labels}:
+        made = predictor(model, vocabulary, labels, output, self.place)
+        self._predictors[labels] = made
 
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
-    """Mean loss over target tokens, and the other metrics of the objective."""
+    """Mean loss over target tokens, and the other metrics of the objective.
+
+    Those of a mixture's members too, as "member/loss".
+    """
+    own = members.of(self.task)
+    sums: dict[str, list[float]] = {}
+    found: dict[str, float] = {}
+    for number, places in members.by_number(examples, len(own)).items():
+      part = self._sums(params, [examples[i] for i in places])
+      for name, (total, weight) in part.items():
+        entry = sums.setdefault(name, [0.0, 0.0])
+        entry[0] += total
+        entry[1] += weight
+        if len(own) > 1:
+          found[f"{own[number].name}/{name}"] = total / weight
+    return {name: total / weight for name, (total, weight) in sums.items()} | found
+
+  def _sums(
+    self, params: Any, examples: Sequence[Example]
+  ) -> dict[str, tuple[float, float]]:
+    """Metric -> (total, weight) over examples."""
     sums: dict[str, list[float]] = {}
     laid_out = self.layout, self.size, self.place, self.most
     for batch, _ in device_batches(examples, *laid_out):
@@ -75,16 +98,26 @@ class Evaluator:
         entry = sums.setdefault(name, [0.0, 0.0])
         entry[0] += float(total)
         entry[1] += float(weight)
-    return {name: total / weight for name, (total, weight) in sums.items()}
+    return {name: (total, weight) for name, (total, weight) in sums.items()}
 
   def predict(self, params: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """One record an example, in order: `prediction` and its scores."""
+    """One record an example, in order: `prediction` and its scores.
 
-    def run(batch: Any, numbers: Any) -> list[dict[str, Any]]:
-      self.between()
-      return self._predictor(params, batch, numbers)
+    Those of a mixture choose among the labels of their own task.
+    """
+    found: list[Any] = [None] * len(examples)
+    for labels, places in members.by_labels(examples, self._labels).items():
+      answer, numbers_X = self._predictors[labels], np.array(places)
 
-    return in_order(run, examples, self.layout, self.size, self.place, self.most)
+      def run(batch: Any, numbers: Any) -> list[dict[str, Any]]:
+        self.between()
+        return answer(params, batch, numbers_X[numbers])  # noqa: B023
+
+      own = [examples[i] for i in places]
+      laid_out = self.layout, self.size, self.place, self.most
+      for i, record in zip(places, in_order(run, own, *laid_out), strict=True):
+        found[i] = record
+    return found
 
   def scores(
     self,
@@ -101,7 +134,7 @@ class Evaluator:
       split: a split of the task.
     """
     found = self.loss(params, examples)
-    if self._predictor is not None and self.task.judged:
+    if self._predictors and self.task.judged:
       answers = [record["prediction"] for record in self.predict(params, examples)]
       found.update(self.task.score(answers, split, numbers))
     return found
@@ -113,7 +146,7 @@ class Evaluator:
     if name == "loss":
       return
     known = {"loss"}
-    if self._predictor is not None and self.task.judged:
+    if self._predictors and self.task.judged:
       known |= self._metric_names(split, len(examples))
     if name in known:
       return
@@ -124,6 +157,10 @@ class Evaluator:
       batch,
     )
     known |= set(term.metrics)
+    own = members.of(self.task)
+    if len(own) > 1:
+      there = members.by_number(examples, len(own))
+      known |= {f"{own[i].name}/{x}" for i in there for x in ("loss", *term.metrics)}
     if name not in known:
       raise ValueError(
         f"`BEST_METRIC` is {name!r}, but evaluation gives {sorted(known)}. Name one of "

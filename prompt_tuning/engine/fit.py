@@ -25,6 +25,7 @@ from prompt_tuning.engine import (
   conventions,
   interrupt,
   loop,
+  members,
   product,
   sharding,
   state,
@@ -151,7 +152,8 @@ def prepare(
   place = recipe.sharding.over()
   sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
-  batching.check_labels(task.labels, vocabulary)
+  for member in members.of(task):
+    batching.check_labels(member.labels, vocabulary)
   trains = recipe.plan.steps > 0
   if trains and not recipe.trainable:
     raise ValueError(
@@ -497,6 +499,7 @@ def facts(
       "name": task.name,
       "labels": None if task.labels is None else list(task.labels),
       "metrics": list(task.metrics),
+      "tasks": members.said(task),
     },
     "gin": configuration,
     **repeat,
