@@ -92,8 +92,8 @@ class Mixture(TextTask):
     whole = isinstance(self.cap, int) and not isinstance(self.cap, bool)
     if not whole or self.cap < 1 or not by_size:
       raise ValueError(
-        f"`Mixture.cap` must be a whole number, at least 1, and goes with rates by size "
-        f"('proportional', Temperature, TaskSubset), got {self.cap!r} with "
+        f"`Mixture.cap` must be a whole number, at least 1, and goes with rates by "
+        f"size ('proportional', Temperature, TaskSubset), got {self.cap!r} with "
         f"{self.rates!r}."
       )
 

@@ -45,9 +45,9 @@ class TaskSubset:
   """Each batch holds rows of n tasks, with n uniform in least..most.
 
   The n tasks are drawn with replacement, with probabilities in proportion to
-  min(size, cap), and share the batch evenly: one that is drawn twice has two shares, and
-  what is left over goes to one of them at random. Of a batch with fewer rows than n, the
-  first drawn give one row each.
+  min(size, cap), and share the batch evenly: one that is drawn twice has two shares,
+  and what is left over goes to one of them at random. Of a batch with fewer rows than
+  n, the first drawn give one row each.
 
   Attributes:
     least: at least so many draws, from 1.

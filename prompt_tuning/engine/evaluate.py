@@ -1,12 +1,14 @@
 """Losses, predictions and metrics of a split; each step is compiled once."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import vocabularies
@@ -15,6 +17,7 @@ from prompt_tuning.decoding import decode
 from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine import members, rows, sharding
 from prompt_tuning.engine.sharding import Placement
+from prompt_tuning.objectives import objective as objectives
 from prompt_tuning.outputs import choice, text
 
 Example = dict[str, Any]
@@ -31,7 +34,7 @@ class Evaluator:
     output: how predictions are made (`outputs/`), or None for the loss alone.
     size: rows of a batch. place: the mesh and its rules; None for all devices.
     most: what a batch may hold; see `engine.rows.plan`.
-    loss_step: the compiled (params, batch) -> the objective's Term.
+    loss_step: the compiled (params, batch) -> the objective's terms.
     between: called before each batch; what it raises leaves the rest.
   """
 
@@ -55,7 +58,7 @@ class Evaluator:
     self.between: Callable[[], None] = lambda: None
 
     def loss(params: Any, batch: Any) -> Any:
-      return objective(model, params, batch, None)
+      return objectives.terms(objective, Forward(model, params, batch))
 
     self.loss_step = compiled(loss, self.place)
     self._labels = [member.labels for member in members.of(task)]
@@ -68,37 +71,33 @@ class Evaluator:
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Mean loss over target tokens, and the other metrics of the objective.
 
-    Those of a mixture's members too, as "member/loss".
+    The loss of each member of a mixture too, as "member/loss".
     """
     own = members.of(self.task)
-    sums: dict[str, list[float]] = {}
-    found: dict[str, float] = {}
-    for number, places in members.by_number(examples, len(own)).items():
-      part = self._sums(params, [examples[i] for i in places])
-      for name, (total, weight) in part.items():
-        entry = sums.setdefault(name, [0.0, 0.0])
-        entry[0] += total
-        entry[1] += weight
-        if len(own) > 1:
-          found[f"{own[number].name}/{name}"] = total / weight
-    return {name: total / weight for name, (total, weight) in sums.items()} | found
+    parts = {
+      own[number].name: self._terms(params, [examples[i] for i in places])
+      for number, places in members.by_number(examples, len(own)).items()
+    }
+    scores = self._means(functools.reduce(_added, parts.values()))
+    for name, terms in parts.items() if len(own) > 1 else ():
+      scores[f"{name}/loss"] = self._means(terms)["loss"]
+    return scores
 
-  def _sums(
-    self, params: Any, examples: Sequence[Example]
-  ) -> dict[str, tuple[float, float]]:
-    """Metric -> (total, weight) over examples."""
-    sums: dict[str, list[float]] = {}
+  def _terms(self, params: Any, examples: Sequence[Example]) -> Any:
+    """The objective's terms, summed over examples."""
     laid_out = self.layout, self.size, self.place, self.most
+    found: Any = None
     for batch, _ in device_batches(examples, *laid_out):
       self.between()
-      term = jax.device_get(self.loss_step(params, batch))
-      # A batch whose targets are all padding counts one target; it adds no loss.
-      found = {"loss": (term.total, term.weight), **term.metrics}
-      for name, (total, weight) in found.items():
-        entry = sums.setdefault(name, [0.0, 0.0])
-        entry[0] += float(total)
-        entry[1] += float(weight)
-    return {name: (total, weight) for name, (total, weight) in sums.items()}
+      terms = jax.tree.map(np.float64, jax.device_get(self.loss_step(params, batch)))
+      found = terms if found is None else _added(found, terms)
+    return found
+
+  def _means(self, terms: Any) -> dict[str, float]:
+    scores = {"loss": float(objectives.mean(self.objective, terms))}
+    for name, (total, weight) in objectives.metrics(terms).items():
+      scores[name] = float(total / objectives.divisor(weight))
+    return scores
 
   def predict(self, params: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """One record an example, in order: `prediction` and its scores.
@@ -151,16 +150,18 @@ class Evaluator:
     if name in known:
       return
     batch, _ = next(batching.every(examples[:1], self.layout, 1))
-    term = jax.eval_shape(
-      lambda params, batch: self.objective(self.model, params, batch, None),
+    found = jax.eval_shape(
+      lambda params, batch: objectives.terms(
+        self.objective, Forward(self.model, params, batch)
+      ),
       params,
       batch,
     )
-    known |= set(term.metrics)
     own = members.of(self.task)
+    known |= set(objectives.metrics(found))
     if len(own) > 1:
       there = members.by_number(examples, len(own))
-      known |= {f"{own[i].name}/{x}" for i in there for x in ("loss", *term.metrics)}
+      known |= {f"{own[i].name}/loss" for i in there}
     if name not in known:
       raise ValueError(
         f"`BEST_METRIC` is {name!r}, but evaluation gives {sorted(known)}. Name one of "
@@ -181,6 +182,10 @@ class Evaluator:
       seen[owner] = seen.get(owner, 0) + 1
       few += [number] if seen[owner] <= FEW else []
     return set(self.task.score([texts[i]["targets"] for i in few], split, few))
+
+
+def _added(one: Any, other: Any) -> Any:
+  return jax.tree.map(operator.add, one, other)
 
 
 def compiled(function: Callable[..., Any], place: Placement) -> Callable[..., Any]:

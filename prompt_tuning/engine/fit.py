@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import prompt_tuning
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.core.randomness import streams
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import buckets, packing
 from prompt_tuning.data.features import Layout
@@ -458,18 +459,8 @@ def initial_params(
 
 
 def drops(prompt: Any) -> bool:
-  """Whether some word of a prompt has a dropout rate above 0."""
-  if isinstance(prompt, (list, tuple)):
-    return any(drops(item) for item in prompt)
-  if not dataclasses.is_dataclass(prompt) or isinstance(prompt, type):
-    return False
-  for field in dataclasses.fields(prompt):
-    if field.name in ("parent", "name"):
-      continue
-    value = getattr(prompt, field.name)
-    if (field.name.endswith("dropout_rate") and value) or drops(value):
-      return True
-  return False
+  """Whether some word of a prompt draws noise while training, such as dropout."""
+  return bool(streams(prompt))
 
 
 def facts(
