@@ -18,6 +18,7 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
+from prompt_tuning.data import given
 from prompt_tuning.data.batches import check_targets
 from prompt_tuning.engine import (
   config,
@@ -44,6 +45,7 @@ def evaluate_prompt(
   eval_batch_size: int = 64,
   force: bool = False,
   sharding: Sharding = DEFAULT,
+  prompt_task: Any = None,
 ) -> dict[str, float]:
   """Writes EVAL_DIR/metrics-SPLIT.json and predictions-SPLIT.jsonl.
 
@@ -60,6 +62,8 @@ def evaluate_prompt(
     eval_batch_size: rows of a batch.
     force: use a prompt that was trained on another backbone.
     sharding: the mesh and what is divided over it, see `engine.sharding`.
+    prompt_task: for a prompt that tells tasks apart, which of its tasks this is, by
+      number or name; None takes the one of the task's name, or those of a mixture.
 
   Raises:
     ValueError: for anything that does not fit, before any step is compiled.
@@ -76,6 +80,8 @@ def evaluate_prompt(
     if output is None:
       output = _card_output(session, task)
     examples = read(task, session.loaded.vocabulary, split)
+    examples = session.wants.numbered(examples, task.name, prompt_task)
+    given.checked(examples, session.wants, split)
     check_targets(examples, session.loaded.vocabulary, split, task.labels)
     scores, lines = _answered(
       session, task, examples, split, output, eval_batch_size, place

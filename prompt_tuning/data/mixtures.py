@@ -179,6 +179,9 @@ class Mixture(TextTask):
       _numbered(task.dataset(vocabulary, split, shuffle, seed, epochs), number)
       for number, task in self._having(split)
     ]
+    # Rows of one batch are alike: vectors that not all tasks bring are left out.
+    if not all("external" in part.element_spec for part in parts):
+      parts = [part.map(_without_vectors) for part in parts]
     if not shuffle and epochs is not None:
       whole = parts[0]
       for part in parts[1:]:
@@ -197,6 +200,8 @@ class Mixture(TextTask):
       for number, task in self._having(split)
       for row in task.tokens(vocabulary, split, first)
     ]
+    if not all("external" in row for row in rows):
+      rows = [_without_vectors(row) for row in rows]
     return rows[:first]
 
   def score(
@@ -246,6 +251,10 @@ def is_rate(value: Any) -> bool:
   if isinstance(value, bool) or not isinstance(value, Real):
     return False
   return math.isfinite(value) and value > 0
+
+
+def _without_vectors(example: dict[str, Any]) -> dict[str, Any]:
+  return {name: value for name, value in example.items() if name != "external"}
 
 
 def _numbered(dataset: Dataset, number: int) -> Dataset:

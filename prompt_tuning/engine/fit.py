@@ -18,7 +18,7 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.randomness import streams
 from prompt_tuning.data import batches as batching
-from prompt_tuning.data import buckets, packing
+from prompt_tuning.data import buckets, given, packing
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import (
   codes,
@@ -166,10 +166,13 @@ def prepare(
     recipe = dataclasses.replace(recipe, pack_segments=segments)
     model = dataclasses.replace(model, segments=segments)
   source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
+  wanted = given.wants(model.prompt)
+  source = source and given.checked(source, wanted, "train")
   validation = None
   if "validation" in task.splits:
     validation = validation_part(task, vocabulary, recipe.eval_examples)
     batching.check_lengths(validation.examples, layout, "validation")
+    given.checked(validation.examples, wanted, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
     if not task.streams:
       batching.check_targets(validation.examples, vocabulary, "validation", task.labels)

@@ -219,6 +219,17 @@ TABLE: dict[str, Row] = {
   ),
   "INPUTS": Row(optional(text()), 'template of an input, such as "{text}"'),
   "ID_COLUMN": Row(optional(text()), "column that is kept as the id of an answer"),
+  "EXTERNAL_COLUMN": Row(optional(text()), "column of vectors, lists of numbers"),
+  "EXTERNAL_FILE": Row(optional(path()), "array .npy of vectors, one for each row"),
+  "TASK_COLUMN": Row(optional(text()), "column of the tasks that rows belong to"),
+  "PROMPT_TASK": Row(
+    Kind(
+      "a number from 0 or a name, in quotes, of one of the prompt's tasks, or None",
+      lambda value: bool(value) if isinstance(value, str) else whole(0).fits(value),
+      none=True,
+    ),
+    "task that all inputs belong to",
+  ),
   "MOST_POSITIONS": Row(
     optional(whole(1)), "longest input read where training cut none; None for any"
   ),

@@ -7,7 +7,9 @@ Labels = Sequence[str] | None
 
 
 def of(task: Any) -> tuple[Any, ...]:
-  """The members of a mixture, or the task alone."""
+  """The members of a mixture, or the task alone; none of None."""
+  if task is None:
+    return ()
   return tuple(getattr(task, "tasks", (task,)))
 
 
