@@ -27,6 +27,7 @@ from prompt_tuning.engine import model_dir as folders
 from prompt_tuning.engine.job import Job
 from prompt_tuning.engine.sharding import DEFAULT, Sharding, on_host
 from prompt_tuning.interop import load as backbone_load
+from prompt_tuning.interop import teachers as teaching
 
 
 def train(
@@ -61,6 +62,7 @@ def train(
   seed: int = 0,
   tensorboard: bool = True,
   sharding: Sharding = DEFAULT,
+  teachers: Mapping[str, str] | None = None,
 ) -> fit.Fitted:
   """Runs one sentence (backbone, task, method, objective, numbers) into MODEL_DIR.
 
@@ -85,6 +87,7 @@ def train(
     dropout_rate: of the backbone's layers while training.
     tensorboard: also write TensorBoard events.
     sharding: the mesh and what is divided over it, see `engine.sharding`.
+    teachers: name -> folder of a prompt that the objective learns from.
 
   Raises:
     ValueError: for anything that cannot run, before any step is compiled.
@@ -116,7 +119,10 @@ def train(
       truncate,
     )
     words = loaded.vocabulary
-    return fit.prepare(model, loaded.params, words, task, layout, recipe, output)
+    taught = teaching.read(teachers or {}, loaded)
+    return fit.prepare(
+      model, loaded.params, words, task, layout, recipe, output, taught
+    )
 
   with interrupt.before_training():
     distributed.by_first(check)

@@ -7,7 +7,7 @@ with checkpoints, or nothing on disk).
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from prompt_tuning.engine import (
   sharding,
   state,
   step,
+  terms,
 )
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.evaluate import Evaluator
@@ -138,6 +139,7 @@ def prepare(
   layout: Layout,
   recipe: Recipe,
   output: Any,
+  teachers: Mapping[str, Any] | None = None,
 ) -> Ready:
   """Reads the data, draws the prompt, and refuses what cannot run.
 
@@ -146,6 +148,7 @@ def prepare(
     vocabulary: of the backbone. task: `data.task.TextTask`.
     layout: of its examples. recipe: numbers and choices. output: how predictions are
       made (`outputs/`), or None for the loss alone.
+    teachers: name -> product that the objective learns from.
 
   Raises:
     ValueError: for a split, an example, a branch or a metric that does not fit.
@@ -156,6 +159,11 @@ def prepare(
   for member in members.of(task):
     batching.check_labels(member.labels, vocabulary)
   trains = recipe.plan.steps > 0
+  objective = recipe.objective if trains else terms.answering(recipe.objective)
+  objective = terms.bound(objective, vocabulary, task)
+  recipe = dataclasses.replace(recipe, objective=objective)
+  model, taught = terms.with_teachers(model, teachers or {})
+  terms.check_teachers(objective, model)
   if trains and not recipe.trainable:
     raise ValueError(
       f"`TRAINABLE` is empty, but TRAIN_STEPS is {recipe.plan.steps}. Name a branch, "
@@ -179,6 +187,9 @@ def prepare(
   if trains and recipe.cache_codes:
     codes.check(model, recipe.trainable, callable(source))
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)
+  own = terms.branch(objective, model, params, recipe.seed)
+  params = {**params, **taught, **own}
+  recipe = dataclasses.replace(recipe, trainable=(*recipe.trainable, *own))
   if recipe.trainable:
     branches.check(params, recipe.trainable)
   # Only training packs; evaluation keeps one example a row, in order.
@@ -270,9 +281,11 @@ def fit(
   checkpoints: Checkpoints | None = None,
   keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
+  teachers: Mapping[str, Any] | None = None,
 ) -> Fitted:
   """`prepare`, `resumed`, then `run`."""
-  ready = prepare(model, backbone_params, vocabulary, task, layout, recipe, output)
+  given = model, backbone_params, vocabulary, task, layout, recipe, output
+  ready = prepare(*given, teachers)
   begin = resumed(ready, checkpoints, recorder.say)
   return run(ready, recorder, checkpoints, keep, best, begin=begin)
 
@@ -479,6 +492,7 @@ def facts(
   repeat: dict[str, Any] = {}
   if recipe is not None:
     repeat = {"seed": recipe.seed, "steps": recipe.plan.steps}
+    repeat["objective"] = terms.said(recipe.objective)
   return {
     "method": method,
     "layout": dataclasses.asdict(layout),
@@ -508,6 +522,7 @@ def product_of(
   model: PromptedModel, params: Any, trained: Any, card: dict[str, Any], best: loop.Best
 ) -> product.Product:
   """The product of a run: trained branches, and what of the prompt stayed fixed."""
+  trained = {name: tree for name, tree in trained.items() if name != terms.BRANCH}
   names = set(branches.flatten(trained))
   fixed = {
     name: value
