@@ -21,6 +21,7 @@ from prompt_tuning.core import model as core_model
 from prompt_tuning.data import vocabularies
 from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine import compilation, evaluate
+from prompt_tuning.engine.combine import combine as combine
 from prompt_tuning.engine.product import Product
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts

@@ -6,7 +6,9 @@ import jax
 import method_tools as tools
 import numpy as np
 import pytest
+import serving_tools
 
+import prompt_tuning as pt
 from prompt_tuning.core import describe
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.gallery import Gallery
@@ -121,3 +123,77 @@ def test_prompts_that_no_row_could_pick_among():
   apart = PromptedModel(tools.BACKBONE, Gallery(dict(zip("ab", scales, strict=True))))
   with pytest.raises(ValueError, match="act at .*key.scale.*value.scale"):
     apart.prompt_shapes(tools.backbone_params())
+
+
+# --- products in one
+
+
+@pytest.fixture(scope="module")
+def three(tiny_folder, tmp_path_factory):
+  """Three products of one sentence, each of labels and scores of its own."""
+  labels = {"film": ["good", "bad"], "food": ["good", "bad"], "city": ["near", "far"]}
+  found = {}
+  for i, (name, own) in enumerate(labels.items()):
+    folder = tmp_path_factory.mktemp(name)
+    card = {"scores": {"accuracy": float(i)}, "step": i, "method": "prompt_tuning"}
+    card["reading"] = {"inputs": "review: {text}"}
+    path = serving_tools.made(
+      tiny_folder, folder, "prompt_tuning", labels=own, card=card, PROMPT_LENGTH=3
+    )
+    product = pt.load_prompt(str(path))
+    table = product.trainable["prompt"]["parameterise"]["prompt"]
+    product.trainable["prompt"]["parameterise"]["prompt"] = np.roll(table, i, axis=1)
+    found[name] = product
+  return found
+
+
+def test_products_answer_together_as_each_alone(three, tiny_folder, tmp_path):
+  model = pt.load_model(tiny_folder)
+  texts = [f"a {word} day" for word in "fine dull long odd warm".split()]
+  names = ["city", "film", "food", "film", "city"]
+  pt.combine(three).save(tmp_path / "all")
+  whole = pt.load_prompt(str(tmp_path / "all"))
+  assert list(whole.trainable["prompt"]) and whole.module.names == tuple(three)
+  assert whole.card["scores"] == {f"{n}/accuracy": i for i, n in enumerate(three)}
+  labels = ["good", "far"]
+  mixed = pt.classify(model, whole, texts, labels, task=names)[1]
+  words = pt.predict(model, whole, texts, 4, task=names)
+  for i, name in enumerate(names):
+    alone = pt.classify(model, three[name], [texts[i]], labels)[1]
+    np.testing.assert_allclose(mixed[i], alone[0], atol=1e-5)
+    assert words[i] == pt.predict(model, three[name], [texts[i]], 4)[0]
+  # Without labels: those of the one task, or of several that have the same.
+  assert set(pt.classify(model, whole, texts, task="city")[0]) <= {"near", "far"}
+  both = pt.classify(model, whole, texts[:2], task=["film", "food"])[0]
+  assert set(both) <= {"good", "bad"}
+  with pytest.raises(ValueError, match="`labels` is None, and the prompt's card"):
+    pt.classify(model, whole, texts, task=names)
+  with pytest.raises(ValueError, match="`task` is missing: .* 3 tasks apart"):
+    pt.predict(model, whole, texts)
+
+
+def test_products_that_do_not_go_together(three, tiny_folder, tmp_path):
+  film = three["film"]
+
+  def like(**card):
+    return dataclasses.replace(film, card={**film.card, **card})
+
+  for other, words in (
+    (like(backbone={"fingerprint": "0" * 16}), "differ in the backbone"),
+    (like(layout={"place": "end"}), "differ in the place of the prompt"),
+    (like(layout={"truncate": True, "inputs": 8}), "differ in the length to which"),
+    (like(reading={"inputs": "{text}"}), "differ in the template .* Give `inputs`"),
+    (dataclasses.replace(film, module=None), "without a prompt"),
+    (pt.combine(three), "tells 3 tasks apart itself"),
+    (None, "is NoneType without a prompt"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      pt.combine({"film": film, "other": other})
+  plain = pt.combine({"a": film, "b": like(reading=None)}, inputs="{text}")
+  assert plain.card["reading"] == {"inputs": "{text}"}
+  longer = tools.load("prompt_tuning", PROMPT_LENGTH=4).prompt
+  with pytest.raises(ValueError, match="of one sentence, and reserve"):
+    pt.combine({"a": film, "b": dataclasses.replace(film, module=longer)})
+  for nothing in ({}, []):
+    with pytest.raises(ValueError, match="`products` is .* give a mapping"):
+      pt.combine(nothing)

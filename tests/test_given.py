@@ -1,6 +1,7 @@
 """Tasks and vectors of examples, from the data to the answer and into programs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -187,6 +188,18 @@ def test_each_task_is_scored_and_the_card_names_them(work, by_tasks):
     {"name": "place", "labels": ["home", "abroad", "nowhere"]},
   ]
   assert card["reading"]["inputs"] == "{text}"
+
+
+def test_a_run_over_subsets_of_tasks_goes_on_as_an_unbroken_one(work, cache):
+  whole = trained(work, "tasks", "whole", "SAVE_PERIOD=2", "TRAIN_STEPS=6")
+  part = work / "part"
+  shutil.copytree(work / "whole", part)
+  for path in ("prompt", "checkpoints/6", "checkpoints/best"):
+    shutil.rmtree(part / path)
+  assert [path.name for path in (part / "checkpoints").iterdir()] == ["4"]
+  again = trained(work, "tasks", "part", "SAVE_PERIOD=2", "TRAIN_STEPS=6")
+  one, other = (product.load(path).trainable for path in (again, whole))
+  np.testing.assert_equal(one, other)
 
 
 def test_tasks_go_from_the_file_to_the_answer(work, by_tasks, tiny_folder):

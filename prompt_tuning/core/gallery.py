@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from prompt_tuning.core.context import Context, Spec
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.place import Place
-from prompt_tuning.core.prompt import Several
+from prompt_tuning.core.several import Several
 
 
 class Gallery(Several):

@@ -115,11 +115,11 @@ class Mixture(TextTask):
 
   @property
   def by_batch(self) -> bool:
-    """Whether the tasks of each batch are drawn for it alone."""
+    """Whether the tasks of each batch are drawn for it; then all examples are held."""
     return isinstance(self.rates, TaskSubset)
 
   def ordered(self, examples: Sequence[Any]) -> Sequence[Any]:
-    """Training examples, which bring the draws of their batches where there are any."""
+    """Tokenised training examples; with an `order` where the rates are by batch."""
     if not self.by_batch:
       return examples
     self.rates.check(len(self._having("train")))

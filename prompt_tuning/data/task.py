@@ -81,15 +81,6 @@ class TextTask:
     return False
 
   @property
-  def by_batch(self) -> bool:
-    """Whether training examples are drawn batch by batch, so that all are held."""
-    return False
-
-  def ordered(self, examples: Sequence[Any]) -> Sequence[Any]:
-    """Tokenised training examples; with an `order` where they have one of their own."""
-    return examples
-
-  @property
   def judged(self) -> bool:
     """Whether `score` says anything."""
     return bool(self.metrics)

@@ -71,10 +71,10 @@ def training_source(
 
   if task.streams:
     return stream
-  limit = None if task.by_batch else IN_MEMORY + 1
-  examples = read(task, vocabulary, "train", limit)
+  by_batch = getattr(task, "by_batch", False)
+  examples = read(task, vocabulary, "train", None if by_batch else IN_MEMORY + 1)
   suited.check_lengths(examples, layout, "train")
   suited.check_targets(examples, vocabulary, "train", task.labels)
-  if len(examples) > IN_MEMORY and not task.by_batch:
-    return stream
-  return task.ordered(examples)
+  if by_batch:
+    return task.ordered(examples)
+  return stream if len(examples) > IN_MEMORY else examples
