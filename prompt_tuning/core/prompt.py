@@ -166,6 +166,11 @@ class Prompt(nn.Module):
     return self.condition is not None or self.reads_states
 
   @property
+  def reads_text(self) -> bool:
+    """Whether it reads more of an example than which task it belongs to."""
+    return self.reads_input and self.needs != {"task"}
+
+  @property
   def encoded(self) -> tuple[nn.Module, ...]:
     """Conditions that read the frozen encoder's output."""
     return (self.condition,) if "encoding" in self.needs else ()

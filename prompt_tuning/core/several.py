@@ -71,6 +71,10 @@ class Several(nn.Module):
     return any(prompt.reads_states for prompt in self.prompts)
 
   @property
+  def reads_text(self) -> bool:
+    return any(prompt.reads_text for prompt in self.prompts)
+
+  @property
   def external_width(self) -> int:
     return max(prompt.external_width for prompt in self.prompts)
 
