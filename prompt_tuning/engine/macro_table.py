@@ -231,6 +231,7 @@ TABLE: dict[str, Row] = {
       "a number from 0 or a name, in quotes, of one of the prompt's tasks, or None",
       lambda value: bool(value) if isinstance(value, str) else whole(0).fits(value),
       none=True,
+      text=True,
     ),
     "task that all inputs belong to",
   ),
