@@ -304,6 +304,7 @@ STATED: dict[str, Kind] = {
   "a number": number(),
   "a number from 0": number(low=0),
   "a number above 0": number(above=0),
+  "a number above 0, or None": optional(number(above=0)),
   "a share below 1": _share,
   "True or False": flag(),
   "a text": text(),

@@ -169,7 +169,7 @@ def test_an_unknown_task_is_refused_outside_of_a_program_and_is_nothing_inside(n
   case = tools.case("task_prompts")
   rows = [{**case.rows[0], "task": np.int32(number)}, case.rows[1]]
   batch = case.batch(rows)
-  with pytest.raises(ValueError, match=f"`task` is {number}.* the tasks 0 to 9"):
+  with pytest.raises(ValueError, match=f"`task` is {number}.* the tasks 0 to 14"):
     case.model.inject(case.params, batch)
   found = jax.jit(case.model.inject)(case.params, batch).get("encoder.input")
   assert not np.asarray(found.vectors[0]).any()
