@@ -23,6 +23,7 @@ import numpy as np
 from jax import export
 
 from prompt_tuning.data import lengths
+from prompt_tuning.data.given import Wants
 from prompt_tuning.data.task import MARK, split_mark
 from prompt_tuning.data.texts import short
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
@@ -65,26 +66,35 @@ class Served:
     given = _checked(features, self.card)
     return jax.device_get(self.programs[program](self.weights, given))
 
-  def predict(self, texts: Iterable[Any], external: Any = None) -> list[str]:
+  def predict(
+    self, texts: Iterable[Any], external: Any = None, task: Any = None
+  ) -> list[str]:
     """One written answer a text.
 
     Args:
       texts: as for `pt.predict`, {column: text} where the prompt's template has several
-        columns. external: vectors [B C], for a prompt that reads some.
+        columns.
+      external, task: as for `pt.predict`.
     """
-    ids = self._answers("generate", texts, external).get("ids")
+    ids = self._answers("generate", texts, external, task).get("ids")
     marks = serving_reads.of(self.card).marks
     return [] if ids is None else text.answers(ids, self._pieces().decode, marks)
 
   def classify(
-    self, texts: Iterable[Any], external: Any = None
+    self, texts: Iterable[Any], external: Any = None, task: Any = None
   ) -> tuple[list[str], np.ndarray]:
     """The likeliest label of each text, and log-probabilities [B K] of all labels."""
     labels = self.card.get("labels") or []
-    scores_BK = self._answers("choose", texts, external).get("scores")
+    scores_BK = self._answers("choose", texts, external, task).get("scores")
     if scores_BK is None:
       return [], np.zeros((0, len(labels)))
     return [labels[k] for k in scores_BK.argmax(1)], scores_BK
+
+  def _numbers(self, count: int, task: Any, reads: Reads) -> np.ndarray:
+    """Numbers of tasks [B]."""
+    wanted = Wants(reads.tasks, names=reads.names)
+    rows = wanted.beside(count, task)
+    return np.array([row["task"] for row in rows], np.int32)
 
   def _pieces(self) -> Pieces:
     if self.pieces is None:
@@ -94,7 +104,7 @@ class Served:
     return self.pieces
 
   def _answers(
-    self, program: str, texts: Iterable[Any], external: Any
+    self, program: str, texts: Iterable[Any], external: Any, task: Any
   ) -> dict[str, np.ndarray]:
     """What a program says of each text, in order; nothing of no text."""
     if program not in self.programs:
@@ -104,6 +114,8 @@ class Served:
     ids, marks = _tokens(texts, self._pieces(), marked, reads)
     if marked:
       columns["mark"] = marks
+    if reads.tasks or task is not None:
+      columns["task"] = self._numbers(len(ids), task, reads)
     columns = {name: np.asarray(value) for name, value in columns.items()}
     for name, value in columns.items():
       if value.shape[:1] != (len(ids),):
@@ -189,11 +201,16 @@ def _checked(
 
 
 def _check_values(name: str, value: np.ndarray, reads: Reads) -> None:
-  """Refuses ids that the model has not, and vectors that are not finite."""
+  """Refuses ids and tasks that the model has not, and vectors that are not finite."""
   least, ids = min(reads.marks.pad, 0), reads.ids
   if name == "inputs" and ids and not least <= value.min() <= value.max() < ids:
     raise ValueError(
       f"`inputs` must be ids from {least} to {ids - 1}, got {value.min()} to "
+      f"{value.max()}."
+    )
+  if name == "task" and not 0 <= value.min() <= value.max() < reads.tasks:
+    raise ValueError(
+      f"`task` must be numbers from 0 to {reads.tasks - 1}, got {value.min()} to "
       f"{value.max()}."
     )
   if value.dtype.kind == "f" and not np.isfinite(value).all():
