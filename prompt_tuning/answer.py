@@ -71,7 +71,8 @@ class Session:
 
   def most(self, size: int) -> int:
     """What batches of `size` usual rows may hold; see `engine.rows`."""
-    reserved = self.model.lengths.get("encoder", 0)
+    model = self.model
+    reserved = model.backbone.format.reserved(model.lengths)["inputs"]
     return rows.bound(size, (self.known.inputs or 0) + reserved)
 
   @property
@@ -123,12 +124,10 @@ class Session:
     length = max(len(example["targets"]) for example in examples) if targets else 1
     if cut_targets and self.known.truncate and self.known.targets:
       length = min(length, self.known.targets)
-    lengths = self.model.lengths
-    return Layout(
+    return Layout.of(
+      self.model,
       min(inputs, self.limit or inputs),
       length,
-      lengths.get("encoder", 0),
-      lengths.get("decoder", 0),
       self.known.place,
       # Only what is longer than the limit is.
       truncate=True,

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_tuning import answer, arguments
-from prompt_tuning.core import model as core_model
+from prompt_tuning.core.context import Spec
 from prompt_tuning.data import vocabularies
 from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine import compilation, evaluate
@@ -51,25 +51,25 @@ class Model:
     """float32 logits at every target position.
 
     Args:
-      inputs: token ids [B T], 0 pads. targets: token ids [B U], 0 pads; they are
-        shifted right inside.
+      inputs: token ids [B T]. targets: token ids [B U]; they are shifted right inside.
+        Both are padded behind, with the family's own id (`Spec.ids`: 0 in a T5).
       prompt: of `tune` or `load_prompt`; None for the bare model.
     """
     arguments.check_model(self, prompt)
-    count = self.loaded.backbone.config.vocab_size
-    inputs, targets = _ids("inputs", inputs, count), _ids("targets", targets, count)
+    spec = self.loaded.backbone.spec
+    inputs, targets = _ids("inputs", inputs, spec), _ids("targets", targets, spec)
     if inputs.shape[0] != targets.shape[0]:
       raise ValueError(
         f"`inputs` has {inputs.shape[0]} rows and `targets` {targets.shape[0]}; give "
         "one row of each for an example."
       )
     ready = answer.session(self.loaded, prompt)
-    batch = core_model.features(inputs, targets, ready.model.lengths)
-    front = ready.model.lengths.get("decoder", 0)
+    batch = ready.model.features(inputs, targets)
+    front = batch["targets"].shape[1] - targets.shape[1]
     return ready.model.logits(ready.params, batch)[:, front:]
 
 
-def _ids(name: str, values: Any, count: int) -> Array:
+def _ids(name: str, values: Any, spec: Spec) -> Array:
   try:
     values = np.asarray(values)
   except (ValueError, OverflowError) as error:  # rows of several lengths
@@ -81,9 +81,10 @@ def _ids(name: str, values: Any, count: int) -> Array:
     raise ValueError(
       f"`{name}` must be token ids [B, length], got {values.dtype} {values.shape}."
     )
-  if not 0 <= values.min() <= values.max() < count:
+  least, count = min(spec.ids.pad, 0), spec.vocabulary
+  if not least <= values.min() <= values.max() < count:
     raise ValueError(
-      f"`{name}` must be ids from 0 to {count - 1}, the backbone's tokens; got "
+      f"`{name}` must be ids from {least} to {count - 1}, the backbone's tokens; got "
       f"{values.min()} to {values.max()}."
     )
   return jax.numpy.asarray(values, jax.numpy.int32)
@@ -115,9 +116,7 @@ def load_model(
   vocabulary = located(vocabulary, "vocabulary")
   loaded = load(path_or_name, vocabulary=vocabulary, weights_dtype=weights_dtype)
   if dtype is not None:
-    bound = dataclasses.replace(loaded.backbone.config, dtype=dtype)
-    backbone = dataclasses.replace(loaded.backbone, config=bound)
-    loaded = dataclasses.replace(loaded, backbone=backbone)
+    loaded = dataclasses.replace(loaded, backbone=loaded.backbone.recast(dtype=dtype))
   return Model(loaded)
 
 

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer, api
+from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.core import files, folders
 from prompt_tuning.engine import ended
 from prompt_tuning.engine.flags import Parser
@@ -98,6 +99,7 @@ def export(
     if checkpoint is None:
       raise ValueError("`checkpoint` is missing; give the backbone to write.")
     loaded = load(checkpoint, None, vocabulary)
+    _check_family(to, loaded.backbone)
     if to in T5X:
       T5X[to](output, loaded.backbone, loaded.params)
       return
@@ -120,6 +122,7 @@ def export(
   elif to in T5X:
     prompts.fold(made)
     loaded = load(_backbone(made, checkpoint), None, vocabulary)
+    _check_family(to, loaded.backbone)
     made.check(loaded.fingerprint, loaded.backbone.spec.width)
     prompts.write_t5x(output, made, loaded.backbone, loaded.params, T5X[to])
   else:
@@ -127,6 +130,14 @@ def export(
     loaded = api.load_model(place, dtype, vocabulary=vocabulary).loaded
     ready = answer.session(loaded, made)
     SERVING[to](output, serving_programs.servable(ready, chosen))
+
+
+def _check_family(to: str, backbone: Any) -> None:
+  if backbone.family != T5.family:
+    raise ValueError(
+      f"`to` is {to!r}, which holds backbones of the family {T5.family}; this one is "
+      f"of the family {backbone.family}. Serve it with stablehlo."
+    )
 
 
 def _same_folder(one: str, other: str) -> bool:

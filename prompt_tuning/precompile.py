@@ -109,11 +109,10 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
   prompt, lengths = macros["PROMPT"], macros["TASK_FEATURE_LENGTHS"]
   backbone = backbone.recast(dropout_rate=macros["DROPOUT_RATE"])
   model = PromptedModel(backbone, prompt, macros["PACK_SEGMENTS"])
-  layout = Layout(
+  layout = Layout.of(
+    model,
     lengths["inputs"],
     lengths["targets"],
-    model.lengths.get("encoder", 0),
-    model.lengths.get("decoder", 0),
     macros["PROMPT_PLACE"],
     macros["TRUNCATE"],
   )

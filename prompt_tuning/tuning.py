@@ -124,11 +124,10 @@ def _tuned(
     text = config.text()
   backbone = loaded.backbone.recast(dropout_rate=settings["DROPOUT_RATE"])
   prompted = PromptedModel(backbone, settings["PROMPT"], settings["PACK_SEGMENTS"])
-  layout = Layout(
+  layout = Layout.of(
+    prompted,
     settings["TASK_FEATURE_LENGTHS"]["inputs"],
     settings["TASK_FEATURE_LENGTHS"]["targets"],
-    prompted.lengths.get("encoder", 0),
-    prompted.lengths.get("decoder", 0),
     settings["PROMPT_PLACE"],
     settings["TRUNCATE"],
   )

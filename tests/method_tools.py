@@ -242,7 +242,9 @@ class Case:
   @functools.cached_property
   def encoded(self) -> tuple[Any, Any, Any]:
     """Encodings of the case's own batch, their mask, and what the prompt hands back."""
-    return self.model.encode(self.params, self.batch())
+    injection = self.model.inject(self.params, self.batch())
+    weights = self.params["backbone"]
+    return *BACKBONE.encode(weights, self.batch(), injection), injection
 
   @functools.cached_property
   def plain_logits(self) -> np.ndarray:

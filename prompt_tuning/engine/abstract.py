@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.format import SEGMENTS
+from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import evaluate, fit, sharding, terms
@@ -18,7 +20,6 @@ from prompt_tuning.objectives.objective import Words, bound, parts
 from prompt_tuning.outputs.choice import Choice
 
 PROGRAMS = ("train", "eval", "decode")
-EOS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Job:
   @functools.cached_property
   def objective(self) -> Any:
     """The objective, with labels as long as targets may be."""
-    words = Words(lambda text: [3] * max(1, self.layout.targets - 1), EOS)
+    ids = self.model.backbone.spec.ids
+    label = [_word(ids)] * max(1, self.layout.targets - 1)
+    words = Words(lambda text: label, ids.end)
     labels = [str(number) for number in range(self.labels)]
     return bound(self.recipe.objective, words, labels)
 
@@ -115,8 +118,9 @@ class Job:
     params, batch = self._whole, self.batch(self._size)
     if isinstance(self.output, Choice):
       # Any label of as many tokens costs the same.
-      ids_KU = np.full((self.labels, self.layout.targets), 3)
-      ids_KU[:, -1] = EOS
+      ids = self.model.backbone.spec.ids
+      ids_KU = np.full((self.labels, self.layout.targets), _word(ids))
+      ids_KU[:, -1] = ids.end
       run = evaluate.label_scorer(self._alone, ids_KU, self.output, self.place)
       return run.lower(params, batch)
     numbers = jax.ShapeDtypeStruct((self._size,), "int32", sharding=self.place.by_rows)
@@ -143,9 +147,7 @@ class Job:
     """Shapes of a batch of the recipe's layout."""
     lengths = dict(self.layout.lengths)
     if segments > 1:
-      for name in ("segment_ids", "positions"):
-        lengths[name] = lengths["inputs"]
-        lengths[f"decoder_{name}"] = lengths["targets"]
+      lengths |= {name: lengths[one.axis] for name, one in SEGMENTS.items()}
     shapes = {name: ((size, length), "int32") for name, length in lengths.items()}
     prompt = self.model.prompt
     each = (size,) if segments == 1 else (size, segments)
@@ -157,6 +159,11 @@ class Job:
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.by_rows)
       for name, (shape, dtype) in shapes.items()
     }
+
+
+def _word(ids: Ids) -> int:
+  """An id that neither pads nor ends."""
+  return next(i for i in range(3) if i not in (ids.pad, ids.end))
 
 
 def _at(shapes: Any, places: Any) -> Any:

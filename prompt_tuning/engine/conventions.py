@@ -14,8 +14,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompt_tuning.core.format import PLACES
 from prompt_tuning.data import reading as readings
-from prompt_tuning.data.features import PLACES
 from prompt_tuning.data.reading import Reading
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.text import Beam, Greedy, Sample

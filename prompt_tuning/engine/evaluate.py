@@ -248,13 +248,14 @@ def predictor(
   """
   place = place or sharding.DEFAULT.over()
   encode = functools.partial(vocabularies.encode, vocabulary)
+  ids = model.backbone.spec.ids
   if isinstance(output, choice.Choice):
     if not labels:
       raise ValueError(
         "`OUTPUT` is a choice among labels, but the task has no `labels`. Give them, "
         "or include gin/outputs/text_greedy.gin."
       )
-    ids_KU = choice.label_rows(labels, encode)
+    ids_KU = choice.label_rows(labels, encode, ids)
     score = label_scorer(model, ids_KU, output, place)
 
     def choose(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:
@@ -275,13 +276,13 @@ def predictor(
   to_text = functools.partial(vocabularies.decode, vocabulary)
 
   def generate(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:
-    ids, log_probabilities = jax.device_get(write(params, batch, numbers))
+    written, log_probabilities = jax.device_get(write(params, batch, numbers))
     best_B = (
       log_probabilities if log_probabilities.ndim == 1 else log_probabilities[:, 0]
     )
     return [
       {"prediction": answer, "log_probability": float(value)}
-      for answer, value in zip(text.answers(ids, to_text), best_B, strict=True)
+      for answer, value in zip(text.answers(written, to_text, ids), best_B, strict=True)
     ]
 
   return generate

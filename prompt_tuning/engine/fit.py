@@ -153,6 +153,11 @@ def prepare(
   Raises:
     ValueError: for a split, an example, a branch or a metric that does not fit.
   """
+  if layout.form != model.backbone.format:
+    raise ValueError(
+      f"`layout` is of the format {layout.form}, but the backbone reads "
+      f"{model.backbone.format}. Make it with `Layout.of(model, ...)`."
+    )
   place = recipe.sharding.over()
   sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
@@ -240,7 +245,7 @@ def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
       f"memory; PACK_SEGMENTS is {recipe.pack_segments}"
       f"{' and the task is a stream' if callable(source) else ''}. Leave one out."
     )
-  most, reserved = layout.inputs, layout.encoder_prompt
+  most, reserved = layout.inputs, layout.reserved["inputs"]
   lengths = [min(len(one["inputs"]), most) + reserved for one in source]
   return buckets.choose(lengths, recipe.buckets)
 
@@ -495,13 +500,14 @@ def facts(
     repeat["objective"] = terms.said(recipe.objective)
   return {
     "method": method,
-    "layout": dataclasses.asdict(layout),
+    "layout": layout.said,
     **conventions.said(task, output),
     "backbone": {
       "name": loaded.name,
       "fingerprint": loaded.fingerprint,
       "width": loaded.backbone.spec.width,
-      "architecture": loaded.backbone.config.to_json(),
+      "family": loaded.backbone.family,
+      "architecture": loaded.backbone.architecture,
     },
     "task": {
       "name": task.name,

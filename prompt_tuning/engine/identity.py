@@ -36,7 +36,7 @@ def of(loaded: Any, task: Any, vocabulary: Any, trains: bool) -> Identity:
     loaded: backbone (`interop.load.Loaded`). task: `data.task.TextTask`.
     vocabulary: of the backbone. trains: whether the training split is read.
   """
-  architecture = json.dumps(loaded.backbone.config.to_json(), sort_keys=True)
+  architecture = json.dumps(loaded.backbone.architecture, sort_keys=True)
   validated = "validation" in task.splits
   return {
     _TRAIN: data(task, vocabulary, "train") if trains else None,

@@ -27,7 +27,7 @@ from prompt_tuning.data.given import Wants
 from prompt_tuning.data.task import MARK, split_mark
 from prompt_tuning.data.texts import short
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
-from prompt_tuning.interop.serving_files import EOS, Pieces
+from prompt_tuning.interop.serving_files import Pieces
 from prompt_tuning.interop.serving_reads import Reads
 from prompt_tuning.outputs import text
 
@@ -77,7 +77,8 @@ class Served:
       external, task: as for `pt.predict`.
     """
     ids = self._answers("generate", texts, external, task).get("ids")
-    return [] if ids is None else text.answers(ids, self._pieces().decode)
+    marks = serving_reads.of(self.card).marks
+    return [] if ids is None else text.answers(ids, self._pieces().decode, marks)
 
   def classify(
     self, texts: Iterable[Any], external: Any = None, task: Any = None
@@ -125,7 +126,7 @@ class Served:
     found, order = [], []
     for chosen, width, size in _batches(ids, reads):
       rows = [*chosen, *[chosen[-1]] * (min(size, _size(len(chosen))) - len(chosen))]
-      inputs = np.zeros((len(rows), width), np.int32)
+      inputs = np.full((len(rows), width), reads.marks.pad, np.int32)
       for row, number in zip(inputs, rows, strict=True):
         row[: len(ids[number])] = ids[number]
       rest = {name: value[np.array(rows)] for name, value in columns.items()}
@@ -143,7 +144,7 @@ def _batches(ids: Sequence[Sequence[int]], reads: Reads) -> Any:
   most = lengths.bound(MOST, reads.most or 0)
 
   def fit(numbers: Sequence[int], few: bool) -> int:
-    longest = max(sizes[i] for i in numbers)
+    longest = max(1, *(sizes[i] for i in numbers))
     rounds = -(-longest // ROUND)
     return ROUND * (_size(rounds) if few else rounds)
 
@@ -158,7 +159,7 @@ def _size(rows: int) -> int:
 def _tokens(
   texts: Iterable[Any], pieces: Pieces, marked: bool, reads: Reads
 ) -> tuple[list[list[int]], np.ndarray]:
-  """Ids of each text, end mark last, and how many of them stand before its mark."""
+  """Ids of each text, and how many of them stand before its mark."""
   if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__iter__"):
     raise ValueError(f"`texts` must be a list of texts, got {short(texts)}.")
   ids, marks = [], []
@@ -168,7 +169,7 @@ def _tokens(
       raise ValueError(
         f"`texts[{i}]` holds no {MARK}; this prompt stands where that is written."
       )
-    ids.append([*reads.cut(pieces.encode(rest)), EOS])
+    ids.append(reads.whole(pieces.encode(rest)))
     marks.append(-1 if before is None else len(pieces.encode(before)))
   return ids, np.array(marks, np.int32)
 
@@ -201,10 +202,11 @@ def _checked(
 
 def _check_values(name: str, value: np.ndarray, reads: Reads) -> None:
   """Refuses ids and tasks that the model has not, and vectors that are not finite."""
-  ids = reads.ids
-  if name == "inputs" and ids and not 0 <= value.min() <= value.max() < ids:
+  least, ids = min(reads.marks.pad, 0), reads.ids
+  if name == "inputs" and ids and not least <= value.min() <= value.max() < ids:
     raise ValueError(
-      f"`inputs` must be ids from 0 to {ids - 1}, got {value.min()} to {value.max()}."
+      f"`inputs` must be ids from {least} to {ids - 1}, got {value.min()} to "
+      f"{value.max()}."
     )
   if name == "task" and not 0 <= value.min() <= value.max() < reads.tasks:
     raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-EOS = 1
+from prompt_tuning.core.ids import MARKS, Ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Choice:
 
 
 def label_rows(
-  labels: Sequence[str], encode: Callable[[str], Sequence[int]], eos: int = EOS
+  labels: Sequence[str], encode: Callable[[str], Sequence[int]], marks: Ids = MARKS
 ) -> Int[np.ndarray, "K U"]:
-  """Ids of the labels, each closed by the end mark, 0 padded.
+  """Ids of the labels, each closed by the end mark, padded.
 
   Args:
     labels: K different texts. encode: text -> piece ids without an end mark.
-    eos: the end mark.
+    marks: what ends and pads, of the backbone (`Spec.ids`).
   """
   rows = [tuple(int(i) for i in encode(label)) for label in labels]
   empty = [label for label, row in zip(labels, rows, strict=True) if not row]
@@ -61,7 +61,8 @@ def label_rows(
       )
     first[row] = label
   width = max(map(len, rows)) + 1
-  padded = [[*row, eos] + [0] * (width - 1 - len(row)) for row in rows]
+  pads = [[marks.pad] * (width - 1 - len(row)) for row in rows]
+  padded = [[*row, marks.end, *rest] for row, rest in zip(rows, pads, strict=True)]
   return np.array(padded, np.int32)
 
 

@@ -80,16 +80,9 @@ class PromptModel(models.BaseTransformerModel):
     self.objective, self.trainable = objective, tuple(trainable)
     self.output, self.labels = output, labels
     self.initial_checkpoint, self.fresh, self.seed = initial_checkpoint, fresh, seed
-    self.drops = backbone.config.dropout_rate > 0 or fit.drops(prompt)
-    lengths = self.prompted.lengths
-    layout = Layout(
-      task_feature_lengths["inputs"],
-      task_feature_lengths["targets"],
-      lengths.get("encoder", 0),
-      lengths.get("decoder", 0),
-      prompt_place,
-      truncate=True,
-    )
+    self.drops = backbone.switches["dropout_rate"] > 0 or fit.drops(prompt)
+    sizes = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    layout = Layout.of(self.prompted, *sizes, prompt_place, truncate=True)
     self.FEATURE_CONVERTER_CLS = functools.partial(VirtualPositions, layout)
 
   def get_initial_variables(
@@ -178,7 +171,8 @@ class PromptModel(models.BaseTransformerModel):
     return ids, {"scores": log_probs}
 
   def _choose(self, params: Params, batch: Batch) -> Any:
-    ids_KU = choice.label_rows(self.labels, self._encode)
+    ids = self.prompted.backbone.spec.ids
+    ids_KU = choice.label_rows(self.labels, self._encode, ids)
     rule = self.output.normalize_by_length, self.output.chunk
     scores_BK = scoring.choice_scores(self.prompted, params, batch, ids_KU, *rule)
     best_B = scores_BK.argmax(1)
