@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ import numpy as np
 from prompt_tuning.core import files
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.trainable import flatten
+from prompt_tuning.data import given, vocabularies
 from prompt_tuning.data import reading as readings
-from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.task import split_mark
 from prompt_tuning.engine import conventions, evaluate, identity, product, rows
@@ -63,9 +63,15 @@ class Session:
       return None
     return max(self.most_positions, self.known.inputs or 0)
 
+  @property
+  def wants(self) -> given.Wants:
+    """What the prompt reads of an input besides its text."""
+    return given.wants(self.model.prompt, self.known.names)
+
   def most(self, size: int) -> int:
     """What batches of `size` usual rows may hold; see `engine.rows`."""
-    reserved = self.model.lengths.get("encoder", 0)
+    model = self.model
+    reserved = model.backbone.format.reserved(model.lengths)["inputs"]
     return rows.bound(size, (self.known.inputs or 0) + reserved)
 
   @property
@@ -117,12 +123,10 @@ class Session:
     length = max(len(example["targets"]) for example in examples) if targets else 1
     if cut_targets and self.known.truncate and self.known.targets:
       length = min(length, self.known.targets)
-    lengths = self.model.lengths
-    return Layout(
+    return Layout.of(
+      self.model,
       min(inputs, self.limit or inputs),
       length,
-      lengths.get("encoder", 0),
-      lengths.get("decoder", 0),
       self.known.place,
       # Only what is longer than the limit is.
       truncate=True,
@@ -141,11 +145,17 @@ class Session:
       why = "MOST_POSITIONS, which bounds the memory of a row"
     return f"{cut} of {count} inputs were cut to {self.limit} tokens ({why})."
 
+  def labels(self, tasks: Collection[int] = ()) -> Sequence[str] | None:
+    """Those of the card; of a mixture, those that all of these tasks have."""
+    members = self.known.members
+    own = {members[k][1] for k in tasks if k < len(members)}
+    return own.pop() if len(own) == 1 else self.known.labels
+
   def choice(self, normalize_by_length: bool | None = None) -> Any:
     """How labels are scored: as in training, unless said otherwise."""
     return outputs.choosing(self.known.output, normalize_by_length)
 
-  def labels(self, labels: Sequence[str] | None, output: Any) -> Any:
+  def answering(self, labels: Sequence[str] | None, output: Any) -> Any:
     """The labels that an output answers with: those given, or those of the training.
 
     Raises:
@@ -171,18 +181,20 @@ class Session:
     labels: Sequence[str] | None,
     output: Any,
     programs: Programs,
+    beside: Sequence[Mapping[str, Any]] | None = None,
   ) -> list[dict[str, Any]]:
     """One record a text, in order; see `engine.evaluate.predictor`.
 
     Args:
       texts: whole inputs. labels: to choose among, or None. output: see `outputs/`.
       programs: compiled before, and kept for the next time.
+      beside: what each text brings along, see `data.given`; None for nothing.
     """
     if not texts:
       return []
     vocabulary = self.loaded.vocabulary
-    labels = self.labels(labels, output)
-    found = examples(vocabulary, texts)
+    labels = self.answering(labels, output)
+    found = examples(vocabulary, texts, beside)
     run = programs.get(
       self.model.prompt,
       (labels, output, repr(self.model.head)),
@@ -258,10 +270,17 @@ def given_reading(known: Conventions, inputs: str | None) -> readings.Reading | 
   return dataclasses.replace(known.reading, inputs=inputs)
 
 
-def examples(vocabulary: Any, texts: Iterable[str]) -> list[dict[str, Any]]:
-  """Tokenised inputs without targets; `<prompt>` in a text marks the prompt's place."""
+def examples(
+  vocabulary: Any,
+  texts: Iterable[str],
+  beside: Sequence[Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+  """Tokenised inputs without targets; `<prompt>` in a text marks the prompt's place.
+
+  `beside` is what each text brings along, see `data.given`.
+  """
   found = []
-  for text in texts:
+  for number, text in enumerate(texts):
     before, rest = split_mark(text)
     mark = -1 if before is None else len(vocabularies.encode(vocabulary, before))
     found.append(
@@ -269,6 +288,7 @@ def examples(vocabulary: Any, texts: Iterable[str]) -> list[dict[str, Any]]:
         "inputs": vocabularies.with_end(vocabulary, rest),
         "targets": [vocabulary.eos_id],
         "mark": mark,
+        **(beside[number] if beside else {}),
       }
     )
   return found

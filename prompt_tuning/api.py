@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_tuning import answer, arguments
-from prompt_tuning.core import model as core_model
+from prompt_tuning.core.context import Spec
 from prompt_tuning.data import vocabularies
 from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine import compilation, evaluate
+from prompt_tuning.engine.combine import combine as combine
 from prompt_tuning.engine.product import Product
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts
@@ -50,25 +51,25 @@ class Model:
     """float32 logits at every target position.
 
     Args:
-      inputs: token ids [B T], 0 pads. targets: token ids [B U], 0 pads; they are
-        shifted right inside.
+      inputs: token ids [B T]. targets: token ids [B U]; they are shifted right inside.
+        Both are padded behind, with the family's own id (`Spec.ids`: 0 in a T5).
       prompt: of `tune` or `load_prompt`; None for the bare model.
     """
     arguments.check_model(self, prompt)
-    count = self.loaded.backbone.config.vocab_size
-    inputs, targets = _ids("inputs", inputs, count), _ids("targets", targets, count)
+    spec = self.loaded.backbone.spec
+    inputs, targets = _ids("inputs", inputs, spec), _ids("targets", targets, spec)
     if inputs.shape[0] != targets.shape[0]:
       raise ValueError(
         f"`inputs` has {inputs.shape[0]} rows and `targets` {targets.shape[0]}; give "
         "one row of each for an example."
       )
     ready = answer.session(self.loaded, prompt)
-    batch = core_model.features(inputs, targets, ready.model.lengths)
-    front = ready.model.lengths.get("decoder", 0)
+    batch = ready.model.features(inputs, targets)
+    front = batch["targets"].shape[1] - targets.shape[1]
     return ready.model.logits(ready.params, batch)[:, front:]
 
 
-def _ids(name: str, values: Any, count: int) -> Array:
+def _ids(name: str, values: Any, spec: Spec) -> Array:
   try:
     values = np.asarray(values)
   except (ValueError, OverflowError) as error:  # rows of several lengths
@@ -80,9 +81,10 @@ def _ids(name: str, values: Any, count: int) -> Array:
     raise ValueError(
       f"`{name}` must be token ids [B, length], got {values.dtype} {values.shape}."
     )
-  if not 0 <= values.min() <= values.max() < count:
+  least, count = min(spec.ids.pad, 0), spec.vocabulary
+  if not least <= values.min() <= values.max() < count:
     raise ValueError(
-      f"`{name}` must be ids from 0 to {count - 1}, the backbone's tokens; got "
+      f"`{name}` must be ids from {least} to {count - 1}, the backbone's tokens; got "
       f"{values.min()} to {values.max()}."
     )
   return jax.numpy.asarray(values, jax.numpy.int32)
@@ -114,9 +116,7 @@ def load_model(
   vocabulary = located(vocabulary, "vocabulary")
   loaded = load(path_or_name, vocabulary=vocabulary, weights_dtype=weights_dtype)
   if dtype is not None:
-    bound = dataclasses.replace(loaded.backbone.config, dtype=dtype)
-    backbone = dataclasses.replace(loaded.backbone, config=bound)
-    loaded = dataclasses.replace(loaded, backbone=backbone)
+    loaded = dataclasses.replace(loaded, backbone=loaded.backbone.recast(dtype=dtype))
   return Model(loaded)
 
 
@@ -140,6 +140,9 @@ def predict(
   texts: Sequence[str],
   steps: int | None = None,
   inputs: str | None = None,
+  *,
+  task: Any = None,
+  external: Any = None,
 ) -> list[str]:
   """Answers in words, one a text.
 
@@ -150,12 +153,16 @@ def predict(
     steps: tokens to write at the most, greedily; None writes as training did, or 32.
     inputs: template of the whole input, such as "review: {text}"; None takes the one
       trained with, "{text}" takes a text as it is.
+    task: for a prompt that tells tasks apart, the number or name of one for all texts,
+      or of one for each.
+    external: vectors [B C], for a prompt that reads some.
   """
   ready = _session(model, prompt)
   output = ready.words(None if steps is None else arguments.whole("steps", steps, 1))
   inputs = arguments.template("inputs", inputs)
   whole = ready.texts(arguments.inputs("texts", texts), inputs)
-  records = ready.answers(whole, None, output, model.programs)
+  beside = ready.wants.beside(len(whole), task, external)
+  records = ready.answers(whole, None, output, model.programs, beside)
   return [record["prediction"] for record in records]
 
 
@@ -166,25 +173,29 @@ def classify(
   labels: Sequence[str] | None = None,
   normalize_by_length: bool | None = None,
   inputs: str | None = None,
+  *,
+  task: Any = None,
+  external: Any = None,
 ) -> tuple[list[str], np.ndarray]:
   """The likeliest label of each text, and log-probabilities [B K] of all labels.
 
   Args:
-    model, prompt, texts, inputs: as in `predict`.
-    labels: K different texts; None takes those that the prompt was trained on.
+    model, prompt, texts, inputs, task, external: as in `predict`.
+    labels: K different texts; None takes those that the prompt was trained on, of the
+      one task where it was trained on several.
     normalize_by_length: see `outputs.choice.Choice`; None does as training did.
   """
   ready = _session(model, prompt)
+  inputs = arguments.template("inputs", inputs)
+  whole = ready.texts(arguments.inputs("texts", texts), inputs)
+  beside = ready.wants.beside(len(whole), task, external)
   if labels is None:
-    task = {} if prompt is None else prompt.card.get("task") or {}
-    labels = task.get("labels")
+    labels = ready.labels({int(one["task"]) for one in beside if "task" in one})
     if not labels:
       raise ValueError("`labels` is None, and the prompt's card names none. Give them.")
   labels = arguments.labels(labels)
   output = ready.choice(arguments.flag("normalize_by_length", normalize_by_length))
-  inputs = arguments.template("inputs", inputs)
-  whole = ready.texts(arguments.inputs("texts", texts), inputs)
-  records = ready.answers(whole, labels, output, model.programs)
+  records = ready.answers(whole, labels, output, model.programs, beside)
   scores = [[record["scores"][label] for label in labels] for record in records]
   found = np.array(scores).reshape(len(records), len(labels))
   return [record["prediction"] for record in records], found
@@ -195,11 +206,14 @@ def score(
   prompt: Product | None,
   pairs: Sequence[tuple[str, str]],
   inputs: str | None = None,
+  *,
+  task: Any = None,
+  external: Any = None,
 ) -> np.ndarray:
   """Log-probability [B] of each pair's target, whole, given its input.
 
   Args:
-    model, prompt, inputs: as in `predict`.
+    model, prompt, inputs, task, external: as in `predict`.
     pairs: (input, target) texts: a list, a generator, an array or a table [B 2].
   """
   ready = _session(model, prompt)
@@ -207,7 +221,8 @@ def score(
   vocabulary = model.loaded.vocabulary
   inputs = arguments.template("inputs", inputs)
   whole = ready.texts([source for source, _ in pairs], inputs)
-  examples = answer.examples(vocabulary, whole)
+  beside = ready.wants.beside(len(whole), task, external)
+  examples = answer.examples(vocabulary, whole, beside)
   for example, (_, target) in zip(examples, pairs, strict=True):
     example["targets"] = vocabularies.with_end(vocabulary, target)
   layout = ready.layout(examples, targets=True)

@@ -27,12 +27,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning import answer, api
+from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.core import files, folders
 from prompt_tuning.engine import ended
 from prompt_tuning.engine.flags import Parser
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import (
   huggingface,
+  one_task,
   peft,
   prompts,
   savedmodel,
@@ -63,6 +65,7 @@ def export(
   checkpoint: str | None = None,
   dtype: str | None = None,
   vocabulary: Any = None,
+  task: Any = None,
   **settings: Any,
 ) -> None:
   """Writes `output`, whole or not at all.
@@ -74,6 +77,8 @@ def export(
     checkpoint: backbone; None for the one in the prompt's card.
     dtype: of activations when served; see `api.load_model`.
     vocabulary: of the backbone, as in `api.load_model`.
+    task: of a prompt that tells tasks apart, the one (by number or name) whose prompt
+      is written alone, as fixed vectors.
     **settings: of what is served; see `interop.serving_settings.Settings`.
 
   Raises:
@@ -94,17 +99,22 @@ def export(
     if checkpoint is None:
       raise ValueError("`checkpoint` is missing; give the backbone to write.")
     loaded = load(checkpoint, None, vocabulary)
+    _check_family(to, loaded.backbone)
     if to in T5X:
       T5X[to](output, loaded.backbone, loaded.params)
       return
     huggingface.write(output, loaded.backbone, loaded.params, loaded.vocabulary_path)
     return
+  if prompt is None and task is not None:
+    raise ValueError(f"`task` is {task!r}, of a `prompt` that is missing.")
   if prompt is None:
     raise ValueError("`prompt` is missing; give the folder of a trained prompt.")
   if vocabulary is not None and to in ("numpy", "peft"):
     raise ValueError(f"`vocabulary` is {vocabulary!r}, but {to!r} writes none.")
   chosen = serving_settings.Settings(**settings)
   made = prompts.load(prompt)
+  if task is not None:
+    made = one_task.of_task(made, task)
   if to == "numpy":
     prompts.write_numpy(output, made)
   elif to == "peft":
@@ -112,6 +122,7 @@ def export(
   elif to in T5X:
     prompts.fold(made)
     loaded = load(_backbone(made, checkpoint), None, vocabulary)
+    _check_family(to, loaded.backbone)
     made.check(loaded.fingerprint, loaded.backbone.spec.width)
     prompts.write_t5x(output, made, loaded.backbone, loaded.params, T5X[to])
   else:
@@ -119,6 +130,14 @@ def export(
     loaded = api.load_model(place, dtype, vocabulary=vocabulary).loaded
     ready = answer.session(loaded, made)
     SERVING[to](output, serving_programs.servable(ready, chosen))
+
+
+def _check_family(to: str, backbone: Any) -> None:
+  if backbone.family != T5.family:
+    raise ValueError(
+      f"`to` is {to!r}, which holds backbones of the family {T5.family}; this one is "
+      f"of the family {backbone.family}. Serve it with stablehlo."
+    )
 
 
 def _same_folder(one: str, other: str) -> bool:
@@ -151,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--vocabulary", help="tokeniser, where none is beside the backbone"
   )
+  parser.add_argument("--task", help="of many: the one whose prompt is written alone")
   served = parser.add_argument_group("what is served (stablehlo, savedmodel)")
   served.add_argument("--platforms", type=lambda text: text.split(","))
   served.add_argument("--steps", type=int, help="tokens to write at most")

@@ -111,11 +111,10 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
   backbone = backbone.recast(dropout_rate=macros["DROPOUT_RATE"])
   segments, head = macros["PACK_SEGMENTS"], macros["HEAD"]
   model = PromptedModel(backbone, prompt, segments, head=head)
-  layout = Layout(
+  layout = Layout.of(
+    model,
     lengths["inputs"],
     lengths["targets"],
-    model.lengths.get("encoder", 0),
-    model.lengths.get("decoder", 0),
     macros["PROMPT_PLACE"],
     macros["TRUNCATE"],
   )

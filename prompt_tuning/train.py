@@ -112,14 +112,8 @@ def train(
     # The rate holds for a backbone that states its own, too.
     recast = loaded.backbone.recast(dropout_rate=dropout_rate)
     model = PromptedModel(recast, prompt, pack_segments, head=head)
-    layout = Layout(
-      task_feature_lengths["inputs"],
-      task_feature_lengths["targets"],
-      model.lengths.get("encoder", 0),
-      model.lengths.get("decoder", 0),
-      prompt_place,
-      truncate,
-    )
+    sizes = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    layout = Layout.of(model, *sizes, prompt_place, truncate)
     words = loaded.vocabulary
     taught = teaching.read(teachers or {}, loaded)
     return fit.prepare(

@@ -127,11 +127,10 @@ def _tuned(
   backbone = loaded.backbone.recast(dropout_rate=settings["DROPOUT_RATE"])
   segments, head = settings["PACK_SEGMENTS"], settings["HEAD"]
   prompted = PromptedModel(backbone, settings["PROMPT"], segments, head=head)
-  layout = Layout(
+  layout = Layout.of(
+    prompted,
     settings["TASK_FEATURE_LENGTHS"]["inputs"],
     settings["TASK_FEATURE_LENGTHS"]["targets"],
-    prompted.lengths.get("encoder", 0),
-    prompted.lengths.get("decoder", 0),
     settings["PROMPT_PLACE"],
     settings["TRUNCATE"],
   )

@@ -60,6 +60,7 @@ NUMBERS = {
   "RANK": 5,
   "OFFSET_LENGTH": 11,
   "BOTTLENECK": 9,
+  "TASKS": 15,
   "GATE_RANK": 2,
   "GATE_WIDTH": 10,
   "BANK_SIZE": 13,
@@ -173,6 +174,7 @@ def examples(seed: int = 0, count: int = B) -> list[Example]:
       "targets": ids(2 + i % 3),
       "external": rng.normal(size=NUMBERS["CODE_WIDTH"]).astype(np.float32),
       "labels": (np.arange(i, i + 13) % 13 % (i + 2) == 0).astype(np.float32),
+      "task": np.int32(i % 5),
     }
     for i in range(count)
   ]
@@ -224,8 +226,11 @@ class Case:
 
   def _arrays(self, rows: list[Example]) -> dict[str, Any]:
     batch = stack(rows)
-    if self.model.prompt is None or not self.model.prompt.external_width:
+    prompt = self.model.prompt
+    if prompt is None or not prompt.external_width:
       batch.pop("external", None)
+    if prompt is None or not prompt.tasks:
+      batch.pop("task", None)
     if self.model.head is None:
       del batch["labels"]
     elif self.method.objective.target == "label":
@@ -258,7 +263,9 @@ class Case:
   @functools.cached_property
   def encoded(self) -> tuple[Any, Any, Any]:
     """Encodings of the case's own batch, their mask, and what the prompt hands back."""
-    return self.model.encode(self.params, self.batch())
+    injection = self.model.inject(self.params, self.batch())
+    weights = self.params["backbone"]
+    return *BACKBONE.encode(weights, self.batch(), injection), injection
 
   @functools.cached_property
   def plain_logits(self) -> np.ndarray:

@@ -124,3 +124,48 @@ def test_folders_of_configuration_hide_no_package():
 def test_gin_files_open_with_what_they_are():
   for path in [*(ROOT / "gin").rglob("*.gin"), *(ROOT / "configs").rglob("*.gin")]:
     assert path.read_text().startswith("# "), path
+
+
+# Files of the one family that has some: its room, readers and writers, and demo.
+T5_FILES = re.compile(
+  r"backbones/t5/|demo/|export\.py$|interop/t5x_engine/|"
+  r"interop/(t5_family|huggingface|hugging_names|own|source|t5x|prompts)\.py$"
+)
+
+
+def family_names(path: pathlib.Path) -> set[str]:
+  """What a file reads of a family: its modules, and the config of a backbone."""
+  found = {
+    name for name in imports(path) if name.startswith("prompt_tuning.backbones.")
+  }
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Attribute) and node.attr == "config":
+      owner = ast.unparse(node.value)
+      own = owner == "self" and path.name == "sharding.py"
+      if owner not in ("jax", "engine") and not own:
+        found.add(f"{owner}.config")
+  return found
+
+
+def test_nobody_reads_a_family_but_its_own_files():
+  for path in FILES:
+    name = _name(path)
+    if T5_FILES.match(name):
+      continue
+    found = family_names(path)
+    assert not found, (
+      f"{name} reads {sorted(found)}. `core.backbone.Backbone` says what may be asked "
+      "of any family: spec, switches, architecture, recast ..."
+    )
+
+
+def test_files_of_a_family_are_where_they_are_said_to_be():
+  """The list above names no file that reads nothing of a family."""
+  rooms = {path.parent for path in FILES if T5_FILES.match(_name(path))}
+  for room in rooms:
+    chosen = [path for path in room.glob("*.py") if T5_FILES.match(_name(path))]
+    assert any(family_names(path) for path in chosen), room
+
+
+def _name(path: pathlib.Path) -> str:
+  return path.relative_to(PACKAGE).as_posix()

@@ -47,9 +47,10 @@ class BothSides:
   needs = frozenset()
   lengths = {"encoder": 2, "decoder": 3}
 
-  def apply(self, variables, context, spec, train=False, rngs=None):
+  def apply(self, variables, context, spec, train=False, rngs=None, mutable=()):
     params = variables["params"]
-    return Injection({f"{side}.input": Slots(params[side]) for side in self.lengths})
+    held = {f"{side}.input": Slots(params[side]) for side in self.lengths}
+    return Injection(held), {}
 
 
 @functools.cache

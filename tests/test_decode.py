@@ -54,13 +54,13 @@ class Given:
     both = {"encoder": self.encoder, "decoder": self.decoder}
     return {side: length for side, length in both.items() if length}
 
-  def apply(self, variables, context, spec, train=False, rngs=None):
+  def apply(self, variables, context, spec, train=False, rngs=None, mutable=()):
     kinds = {"input": Slots, "kv": KeysValues}
     held = {
       name: kinds[name.partition(".")[2]](value)
       for name, value in variables["params"].items()
     }
-    return Injection(held)
+    return Injection(held), {}
 
 
 PROMPTS = {

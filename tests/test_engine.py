@@ -14,7 +14,9 @@ import pytest
 from clu import metrics as clu_metrics
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.format import FORM
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import MARKS
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.prompt import Prompt
 from prompt_tuning.data import batches
@@ -46,22 +48,19 @@ B, U, V = 4, 5, 11
 class Same:
   """A backbone whose states are its logits."""
 
-  spec = types.SimpleNamespace(vocabulary=V)
+  spec = types.SimpleNamespace(vocabulary=V, ids=MARKS)
+  format = FORM
 
   @staticmethod
   def logits(params, states):
     return states
 
   @staticmethod
-  def encode(params, batch, bias, key):
-    return None, None
-
-  @staticmethod
-  def states(params, batch, encoded, mask, bias, key):
+  def run(params, batch, bias, key):
     logits_BUV = params["table"][batch["decoder_inputs"]]
     if key is not None:
       logits_BUV *= jax.random.uniform(key)
-    return logits_BUV + bias
+    return logits_BUV + bias, None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Toy:
   """A model whose logits are a row of a frozen table and a trained bias."""
 
   segments: int = 1
-  lengths, teachers = {}, {}
+  lengths, teachers, prompt = {}, {}, None
   backbone = Same()
 
   def logical_axes(self, params):

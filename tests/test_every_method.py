@@ -216,7 +216,7 @@ def test_cached_decoding_equals_teacher_forcing(placed):
   first = placed.model.lengths.get("decoder", 0)
   steps = max(len(row["targets"]) for row in placed.rows)
   found, memory, cache = tools.BACKBONE.prefill(
-    weights, encoded, mask, steps - 1, injection
+    weights, (encoded, mask), steps - 1, injection
   )
   logits = [found]
   for i in range(steps - 1):

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from prompt_tuning.core.model import RESERVED_ID
+from prompt_tuning.core.ids import MARKS
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import packing, suited, vocabularies
 from prompt_tuning.data.converter import PromptFeatureConverter
@@ -43,7 +43,7 @@ def equal(left, right):
 def test_reserved_positions(place, before):
   row = Layout(6, 4, 2, 0, place).convert({**EXAMPLE, "mark": 2})
   ids = EXAMPLE["inputs"]
-  expected = [*ids[:before], RESERVED_ID, RESERVED_ID, *ids[before:]]
+  expected = [*ids[:before], MARKS.reserved, MARKS.reserved, *ids[before:]]
   assert row["inputs"].tolist() == expected
   index = [-1] * before + [0, 1] + [-1] * (4 - before)
   assert row["prompt_index"].tolist() == index
@@ -54,7 +54,7 @@ def test_reserved_positions(place, before):
 def test_reserved_positions_of_the_decoder():
   row = pad(Layout(5, 4, 0, 2).convert(EXAMPLE), Layout(5, 4, 0, 2).lengths)
   assert row["targets"].tolist() == [0, 0, 21, 22, 1, 0]
-  assert row["decoder_inputs"].tolist() == [RESERVED_ID] * 2 + [0, 21, 22, 0]
+  assert row["decoder_inputs"].tolist() == [MARKS.reserved] * 2 + [0, 21, 22, 0]
   assert row["decoder_prompt_index"].tolist() == [0, 1, -1, -1, -1, -1]
   assert row["inputs"].tolist() == [11, 12, 13, 1, 0]
   assert row["prompt_index"].tolist() == [-1] * 5
@@ -69,7 +69,7 @@ def test_other_features_pass():
 
 def test_what_is_too_long_is_cut_only_when_told_to():
   short = Layout(3, 2, 1, truncate=True).convert(EXAMPLE)
-  assert short["inputs"].tolist() == [RESERVED_ID, 11, 12, 1]
+  assert short["inputs"].tolist() == [MARKS.reserved, 11, 12, 1]
   assert short["targets"].tolist() == [21, 1]
   for layout, name in [(Layout(3, 9), "inputs"), (Layout(9, 2), "targets")]:
     with pytest.raises(ValueError, match=rf"\['{name}'\], or set TRUNCATE = True"):
@@ -78,7 +78,7 @@ def test_what_is_too_long_is_cut_only_when_told_to():
 
 def test_a_mark_beyond_the_cut_stands_before_the_end():
   row = Layout(3, 3, 1, 0, "mark", truncate=True).convert({**EXAMPLE, "mark": 3})
-  assert row["inputs"].tolist() == [11, 12, RESERVED_ID, 1]
+  assert row["inputs"].tolist() == [11, 12, MARKS.reserved, 1]
   assert Layout(3, 3, 2, 0, "end").convert({"inputs": [], "targets": [1]})[
     "prompt_index"
   ].tolist() == [0, 1]
@@ -227,19 +227,17 @@ def test_a_packed_row():
   layout = Layout(6, 3, 1)
   examples = [EXAMPLE, {"inputs": [14, 1], "targets": [23, 1]}]
   (row,) = pack([layout.convert(example) for example in examples], 10, 7, 4)
-  R = RESERVED_ID
+  R = MARKS.reserved
   equal(
     row,
     {
       "inputs": [R, 11, 12, 13, 1, R, 14, 1, 0, 0],
       "prompt_index": [0, -1, -1, -1, -1, 0, -1, -1, -1, -1],
       "segment_ids": [1, 1, 1, 1, 1, 2, 2, 2, 0, 0],
-      "positions": [0, 1, 2, 3, 4, 0, 1, 2, 0, 0],
       "targets": [21, 22, 1, 23, 1, 0, 0],
       "decoder_inputs": [0, 21, 22, 0, 23, 0, 0],
       "decoder_prompt_index": [-1] * 7,
       "decoder_segment_ids": [1, 1, 1, 2, 2, 0, 0],
-      "decoder_positions": [0, 1, 2, 0, 1, 0, 0],
     },
   )
 
@@ -402,5 +400,5 @@ def test_the_seqio_converter_takes_what_seqio_has_trimmed(vocabulary_file):
   data = built.get_dataset(lengths, "train", shuffle=False)
   (row,) = PromptFeatureConverter(Layout(4, 3, 2))(data, lengths)
   ids = vocabulary.encode(pairs[0][0])
-  assert row["inputs"].numpy().tolist() == [RESERVED_ID, RESERVED_ID, *ids[:3], 1]
+  assert row["inputs"].numpy().tolist() == [MARKS.reserved, MARKS.reserved, *ids[:3], 1]
   assert row["prompt_index"].numpy().tolist() == [0, 1, -1, -1, -1, -1]

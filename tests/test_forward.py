@@ -11,6 +11,7 @@ import pytest
 
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import MARKS
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.engine import config, step, terms
 from prompt_tuning.objectives import objective as objectives
@@ -67,14 +68,16 @@ def run(objective, model, params, batch, key=None):
 class Rows(Objective):
   """Counts rows where cross-entropy counts tokens; reads no part of the backbone."""
 
-  def count(self, batch):
+  def count(self, batch, ids):
     return jnp.float32(len(batch["inputs"]))
 
   def __call__(self, forward):
     square = jnp.square(forward.injection.get("encoder.input").vectors).mean()
     # Another value in each part of the batch.
     total = square * forward.batch["inputs"].sum().astype(jnp.float32)
-    return Term(total, self.count(forward.batch), {"rows": (total, total * 0 + 1)})
+    return Term(
+      total, self.count(forward.batch, forward.ids), {"rows": (total, total * 0 + 1)}
+    )
 
 
 def test_terms_with_other_counts_add_up_over_microbatches(case, batch):
@@ -222,7 +225,7 @@ def test_choices_against_numpy(case, batch, label_logs, kind, chunk):
     else:
       wanted += scores[b].max() - own
   loss, gradient, (found,) = run(term, case.model, case.params, batch)
-  assert float(found.weight) == counted == float(term.count(batch))
+  assert float(found.weight) == counted == float(term.count(batch, MARKS))
   assert loss == pytest.approx(wanted / counted, rel=1e-4)
   assert any(np.abs(x).max() > 1e-6 for x in jax.tree.leaves(gradient))
 

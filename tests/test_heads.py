@@ -139,14 +139,16 @@ def by_hand(kind, scores, labels):
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_losses_are_their_formulas(get, kind):
-  objective, count, labels = LOSSES[kind]
-  one = get("prompt_tuning", Pooled(count), objective)
+  objective, numbers, labels = LOSSES[kind]
+  one = get("prompt_tuning", Pooled(numbers), objective)
   batch = {**one.batch(), "labels": jnp.asarray(labels)}
   # The last two rows only fill up.
   batch["targets"] = batch["targets"].at[-2:].set(0)
   term = objective(forward(one, batch))
   scores = np.asarray(forward(one, batch).head, np.float64)
-  assert term.weight == objective.count(batch) == tools.B - 2
+  assert (
+    term.weight == objective.count(batch, one.model.backbone.spec.ids) == tools.B - 2
+  )
   wanted = by_hand(kind, scores, labels)[:-2].sum()
   np.testing.assert_allclose(term.total, wanted, rtol=1e-5)
 

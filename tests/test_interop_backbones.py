@@ -14,7 +14,8 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.model import PromptedModel, features
 from prompt_tuning.core.trainable import flatten
 from prompt_tuning.interop import huggingface, shards, source, t5x
-from prompt_tuning.interop.load import load, open_foreign
+from prompt_tuning.interop.load import load
+from prompt_tuning.interop.t5_family import open_source as open_foreign
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens" / "hugging_face"
 FOLDERS = ("t5_1_0", "t5_1_1", "t5_shared_unscaled", "mt5_sharded")

@@ -20,6 +20,7 @@ from etils.epath import testing as epath_testing
 from prompt_tuning.backbones.t5 import files
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.core.context import Spec
 from prompt_tuning.interop import hub, huggingface, pickles, places, source, stores, t5x
 from prompt_tuning.interop import load as loading
 from prompt_tuning.interop.load import load, open_source
@@ -286,12 +287,12 @@ def test_vocabularies_and_rows(vocabulary_file):
   """8000 pieces; with 100 sentinels, 8100 ids."""
   for rows, ids in {8192: 8100, 8100: 8100, 8355: 8100, 8050: 8000}.items():
     found = loading.beside(vocabulary_file, rows)
-    loading.check_vocabulary(rows, found, "x")
+    loading.check_vocabulary(Spec(1, rows), found, "x")
     assert found.vocab_size == ids
   for rows in (7999, 8356):
     found = loading.beside(vocabulary_file, rows)
     with pytest.raises(ValueError, match=f"8100 ids, but the backbone 'x' has {rows}"):
-      loading.check_vocabulary(rows, found, "x")
+      loading.check_vocabulary(Spec(1, rows), found, "x")
 
 
 def test_a_damaged_vocabulary(tmp_path):

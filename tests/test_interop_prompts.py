@@ -14,7 +14,7 @@ from prompt_tuning import export
 from prompt_tuning.core.model import PromptedModel, features
 from prompt_tuning.engine import product
 from prompt_tuning.interop import peft, prompts, source
-from prompt_tuning.interop.load import open_foreign
+from prompt_tuning.interop.t5_family import open_source as open_foreign
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 ADAPTER = GOLDENS / "peft" / "prompt_tuning"

@@ -38,7 +38,7 @@ def test_in_the_decoder_they_are_those_of_vectors_before_the_start():
 
   @jax.jit
   def filled(encoded, mask):
-    return BACKBONE.prefill(PARAMS, encoded, mask, 0, injection)[2]
+    return BACKBONE.prefill(PARAMS, (encoded, mask), 0, injection)[2]
 
   cache = filled(encoded, mask)
   flat = [x[:, :P].reshape(B, P, -1) for layer in cache for x in layer]

@@ -312,8 +312,8 @@ class Model:
   found: Injection = dataclasses.field(hash=False, compare=False)
   segments = 1
 
-  def encode(self, params, batch):
-    return *self.backbone.encode(params["backbone"], batch, self.found), self.found
+  def read(self, params, batch):
+    return self.backbone.read(params["backbone"], batch, self.found), self.found
 
 
 @pytest.mark.parametrize("backbone", [BACKBONE, SCANNED], ids=["unrolled", "scanned"])

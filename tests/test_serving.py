@@ -164,10 +164,11 @@ def test_positions_are_reserved_as_the_data_pipeline_does(place):
   for row, (ids, _) in zip(inputs, examples, strict=True):
     row[: len(ids)] = ids
   mark_B = jnp.array([mark for _, mark in examples])
-  starts_B = serving_programs.starts(jnp.asarray(inputs), place, mark_B)
-  ids, index = serving_programs.reserve(jnp.asarray(inputs), starts_B, 3)
-  np.testing.assert_array_equal(ids, [row["inputs"] for row in rows])
-  np.testing.assert_array_equal(index, [row["prompt_index"] for row in rows])
+  form, inputs = layout.form, jnp.asarray(inputs)
+  starts_B = form.starts(inputs, place, mark_B, jnp)
+  read = form.read(inputs, {"encoder": 3}, starts_B, jnp)
+  for name in ("inputs", "prompt_index"):
+    np.testing.assert_array_equal(read[name], [row[name] for row in rows])
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ def test_remat_policy_reaches_the_layers_of_both_stacks(scan, remat, blocks):
 @functools.partial(jax.jit, static_argnums=0)
 def cached_logits(backbone, params, batch):
   """Logits of all positions, by steps."""
-  encoded, mask = backbone.encode(params, batch)
-  first_BV, memory, cache = backbone.prefill(params, encoded, mask, U + 3)
+  reading = backbone.read(params, batch)
+  first_BV, memory, cache = backbone.prefill(params, reading, U + 3)
   held = jax.tree.leaves((memory.cross, cache))
   assert {leaf.shape[backbone.cache_axis] for leaf in held} == {B}
   ids_BU = batch["decoder_inputs"]

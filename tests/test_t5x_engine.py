@@ -11,6 +11,7 @@ cached_property 2.0.1, fiddle 0.3.1 and grain 0.2.18, on Python 3.11.
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -51,8 +52,13 @@ SIZES = {
   "num_decoder_layers": 2,
   "mlp_activations": ("gelu", "linear"),
 }
-LEFT_OUT = ["unprompted", "s_idpg_phm_external", *tools.HEADED]
-METHODS = [name for name in tools.METHODS if name not in LEFT_OUT]
+# T5X carries neither vectors nor the task of an example.
+LEFT_OUT = re.compile(r"unprompted|s_idpg_phm_external|task_prompts.*|mpt")
+METHODS = [
+  name
+  for name in tools.METHODS
+  if not LEFT_OUT.fullmatch(name) and name not in tools.HEADED
+]
 
 
 def partitioner(parts=1):

@@ -163,6 +163,9 @@ def test_what_t5x_cannot_run_is_refused(tmp_path):
     start.check(tools.BACKBONE, external, None, None)
   with pytest.raises(ValueError, match="`OUTPUT` is a choice .* no `labels`"):
     start.check(tools.BACKBONE, None, Choice(), None)
+  numbered = tools.load("task_prompts", tmp_path).prompt
+  with pytest.raises(ValueError, match="the task of each example"):
+    start.check(tools.BACKBONE, numbered, None, None)
   start.check(tools.BACKBONE, None, Choice(), ["yes", "no"])
   with pytest.raises(ValueError, match="`HEAD` is given, but T5X trains no head"):
     start.check(tools.BACKBONE, None, None, None, Pooled(2))

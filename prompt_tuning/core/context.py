@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.core.ids import MARKS, Ids
+
 
 class Tables(NamedTuple):
   """What a place of a backbone asks of a prompt.
@@ -38,6 +40,7 @@ class Spec:
     table: the token table [V H], only while a prompt is initialised.
     encode: text -> piece ids without an end mark, only while initialised.
     asked: of the places, the one of the prompt that is being asked.
+    ids: which ids are no words.
   """
 
   width: int
@@ -48,6 +51,7 @@ class Spec:
     default=None, compare=False, repr=False
   )
   asked: Tables | None = None
+  ids: Ids = Ids()
 
 
 @flax.struct.dataclass
@@ -55,7 +59,7 @@ class Context:
   """All that a prompt may read, one example a row, its real tokens in front.
 
   Attributes:
-    ids: token ids [R T], without prompt positions; 0 pads.
+    ids: token ids [R T], without prompt positions; 0 where there is none.
     mask: true where `ids` holds a real token [R T].
     embeddings: frozen token embeddings of `ids` [R T H].
     task: task number of each example [R], or None.
@@ -141,18 +145,20 @@ def real_rows(
   prompt_index_BT: Int[Array, "B T"] | None,
   segments_BT: Int[Array, "B T"] | None,
   segments: int = 1,
+  ids: Ids = MARKS,
 ) -> Rows:
   """Moves the real tokens of each row to its front, and finds those of each example.
 
   Args:
-    inputs_BT: token ids, 0 where padded.
+    inputs_BT: token ids.
     prompt_index_BT: -1 at real tokens, 0..P-1 at reserved positions.
     segments_BT: 1..S, which example of the row a token belongs to; 0 at pads. None
       where each row holds one example.
     segments: S, static; R = B * S, and example s of row b is number b * S + s - 1.
+    ids: of the family, which say what pads.
   """
   B, T = inputs_BT.shape
-  real_BT = inputs_BT > 0
+  real_BT = ids.is_real(inputs_BT)
   if prompt_index_BT is not None:
     real_BT &= prompt_index_BT < 0
   order_BT, mask_BT = _to_the_front(real_BT)

@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.core.backbone import prompt_key
+from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import Batch, Params, PromptedModel
 
@@ -35,22 +37,15 @@ class Forward:
     return self.key is not None
 
   @functools.cached_property
-  def _keys(self) -> tuple[Any, Any, Any]:
-    """Keys of the prompt, the encoder and the decoder."""
-    if self.key is None:
-      return None, None, None
-    encode_key, decode_key = jax.random.split(self.key)
-    return (*jax.random.split(encode_key), decode_key)
+  def _prompted(self) -> tuple[Injection | None, dict[str, Any]]:
+    key = None if self.key is None else prompt_key(self.key)
+    return self.model.prompted(self.params, self.batch, key)
 
   def fresh_key(self, name: str) -> Any:
     """A key of a term's own, by a number that its name gives; None where none is."""
     if self.key is None:
       return None
     return jax.random.fold_in(self.key, sum(map(ord, name)) + 2)
-
-  @functools.cached_property
-  def _prompted(self) -> tuple[Injection | None, dict[str, Any]]:
-    return self.model.prompted(self.params, self.batch, self._keys[0])
 
   @property
   def injection(self) -> Injection | None:
@@ -62,23 +57,36 @@ class Forward:
     """What words sowed as "aux" beside their prompt: path of the word -> values."""
     return self._prompted[1]
 
-  @functools.cached_property
-  def encoded(self) -> tuple[Float[Array, "B T H"], Bool[Array, "B T"]]:
-    """The encoder's last states, and which of them the decoder may attend to."""
-    return self.model.backbone.encode(
-      self.params["backbone"], self.batch, self.injection, self._keys[1]
-    )
+  @property
+  def ids(self) -> Ids:
+    """Which ids are no words."""
+    return self.model.backbone.spec.ids
 
   @functools.cached_property
+  def real(self) -> Bool[Array, "B U"]:
+    """True at the targets that are no padding."""
+    return self.ids.is_real(self.batch["targets"])
+
+  @functools.cached_property
+  def _run(self) -> tuple[Array, Any]:
+    return self.model.backbone.run(
+      self.params["backbone"], self.batch, self.injection, self.key
+    )
+
+  @property
   def states(self) -> Float[Array, "B U H"]:
     """The last states at every target position, from which logits are made."""
-    return self.model.backbone.states(
-      self.params["backbone"],
-      self.batch,
-      *self.encoded,
-      self.injection,
-      self._keys[2],
-    )
+    return self._run[0]
+
+  @property
+  def reading(self) -> Any:
+    """What the backbone made of the inputs (`core.backbone.Reading`)."""
+    return self._run[1]
+
+  @property
+  def encoded(self) -> tuple[Float[Array, "B T H"], Bool[Array, "B T"]]:
+    """The last states of the inputs, and which of them may be read."""
+    return self.reading.states, self.reading.mask
 
   def logits(self, states: Float[Array, "*X H"]) -> Float[Array, "*X V"]:
     """float32 logits of some of `states`; they are made anew for each call."""
@@ -88,9 +96,13 @@ class Forward:
   def seen(self) -> Array:
     """What the head reads of the backbone, such as [R H]; see `core.model`."""
     model, weights = self.model, self.params["backbone"]
-    pass_ = self.batch, *self.encoded, self.injection, self._keys[2]
+    if "targets" in self.batch:
+      reading = self.reading
+    else:  # as it is served, where nothing is to be written
+      reading = model.backbone.read(weights, self.batch, self.injection)
+    given = self.batch, reading, self.injection, self.key
     rows = model.lengths.get("decoder", 0), model.segments
-    return model.backbone.view(weights, model.head.view, *pass_, *rows)
+    return model.backbone.view(weights, model.head.view, *given, *rows)
 
   @functools.cached_property
   def head(self) -> Array:
@@ -98,16 +110,11 @@ class Forward:
     seen = self.seen if self.model.head is not None else None
     return self.model.headed(self.params, seen, self.fresh_key("head"))
 
-  def continued(self, targets: Batch) -> Float[Array, "B U H"]:
-    """The last states of other targets after the same inputs, read once.
-
-    Args:
-      targets: `targets`, `decoder_inputs` and `decoder_prompt_index` [B U], one example
-        a row.
-    """
-    return self.model.backbone.states(
-      self.params["backbone"], targets, *self.encoded, self.injection, self._keys[2]
-    )
+  def continued(self, targets_BU: Int[Array, "B U"]) -> Float[Array, "B U H"]:
+    """The last states of other targets after the same inputs, one example a row."""
+    weights, key = self.params["backbone"], self.key
+    given = self.reading, targets_BU, self.injection, key
+    return self.model.backbone.continued(weights, *given)
 
   @functools.cached_property
   def examples(self) -> Bool[Array, " R"]:
@@ -117,8 +124,7 @@ class Forward:
   @functools.cached_property
   def _own_targets(self) -> Bool[Array, "B S U"]:
     """Which target positions are those of each example of a row."""
-    targets_BU = self.batch["targets"]
-    own_BSU = (targets_BU > 0)[:, None]
+    own_BSU = self.real[:, None]
     if self.model.segments > 1:
       numbers_S = jnp.arange(1, self.model.segments + 1)[None, :, None]
       own_BSU &= self.batch["decoder_segment_ids"][:, None] == numbers_S
@@ -143,7 +149,7 @@ class Forward:
       ("decoder_inputs", "decoder_prompt_index"),
     ):
       if index in batch:
-        batch[ids] = jnp.where(batch[index] >= 0, 0, batch[ids])
+        batch[ids] = jnp.where(batch[index] >= 0, self.ids.pad, batch[ids])
     model = dataclasses.replace(self.model, prompt=None, teachers={})
     params = {"backbone": jax.lax.stop_gradient(self.params["backbone"])}
     return Forward(model, params, batch)

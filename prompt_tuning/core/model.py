@@ -16,9 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.core import unfreeze
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from prompt_tuning.core.backbone import Backbone, Reading, prompt_key
 from prompt_tuning.core.context import Context, Spec, frozen, real_rows
+from prompt_tuning.core.format import FORM, EncoderDecoder
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.randomness import streams
 from prompt_tuning.core.trainable import flatten
@@ -26,16 +28,13 @@ from prompt_tuning.core.trainable import flatten
 Params = dict[str, Any]
 Batch = dict[str, Array]
 
-# The id at reserved positions: not a pad, never read (unknown, in T5 vocabularies).
-RESERVED_ID = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class PromptedModel:
   """Backbone and prompt.
 
   Attributes:
-    backbone: pure functions of its weights, such as `backbones.t5.backbone.T5`.
+    backbone: pure functions of its weights.
     prompt: `core.prompt.Prompt` or `Together`; None for the bare model.
     segments: S, how many examples a packed row may hold; 1 where rows are not packed.
     teachers: name -> another prompt on the same backbone, whose parameters are the
@@ -43,7 +42,7 @@ class PromptedModel:
     head: answers in other than words, from the branch `head`; None for none.
   """
 
-  backbone: Any
+  backbone: Backbone
   prompt: Any = None
   segments: int = 1
   teachers: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
@@ -128,19 +127,21 @@ class PromptedModel:
   def _first_context(self, backbone_params: Any) -> Context:
     """A row with something in it, to learn shapes from."""
     length = max(4, sum(self.lengths.values()))
-    batch = {"inputs": jnp.ones((self.segments, length), jnp.int32)}
+    batch = {"inputs": jnp.full((1, length), self.backbone.spec.ids.end, jnp.int32)}
     if self.segments > 1:
       batch["segment_ids"] = jnp.ones_like(batch["inputs"])
+    each = (1,) if self.segments == 1 else (1, self.segments)
     if self.prompt.external_width:
-      batch["external"] = jnp.zeros((self.segments, self.prompt.external_width))
+      batch["external"] = jnp.zeros((*each, self.prompt.external_width))
+    if self.prompt.tasks:
+      batch["task"] = jnp.zeros(each, jnp.int32)
     return self.context(backbone_params, batch)
 
   def context(self, backbone_params: Any, batch: Batch) -> Context:
     """What the prompt may read of a batch; all of it is data, none of it trains."""
     inputs_BT = batch["inputs"]
-    rows = real_rows(
-      inputs_BT, batch.get("prompt_index"), batch.get("segment_ids"), self.segments
-    )
+    places = batch.get("prompt_index"), batch.get("segment_ids")
+    rows = real_rows(inputs_BT, *places, self.segments, self.backbone.spec.ids)
     if self.segments == 1:
       # No reserved position is left in a row, so its tail is padding in every row.
       keep = inputs_BT.shape[1] - self._reserved_columns(batch)
@@ -159,6 +160,12 @@ class PromptedModel:
       raise ValueError(
         "The prompt reads external vectors, but the batch has no feature `external`. "
         "Use a task that supplies one vector an example."
+      )
+    if "task" in self.prompt.needs and "task" not in batch:
+      raise ValueError(
+        "The prompt reads the task of each example, but the batch has no feature "
+        "`task`. Train on a mixture, which numbers its tasks, and say the task of what "
+        "is asked."
       )
     context = Context(
       ids=ids_RT,
@@ -187,7 +194,7 @@ class PromptedModel:
   def _reserved_columns(self, batch: Batch) -> int:
     if self.segments > 1 or "prompt_index" not in batch:
       return 0
-    return self.lengths.get("encoder", 0)
+    return self.backbone.format.reserved(self.lengths)["inputs"]
 
   def inject(self, params: Params, batch: Batch, key: Any = None) -> Injection | None:
     """Asks the prompt (None without one); `key` switches its dropout on."""
@@ -250,14 +257,14 @@ class PromptedModel:
     held = params.get("teacher", {}).get(name, {})
     return model, {"backbone": params["backbone"], "prompt": held}
 
-  def encode(
-    self, params: Params, batch: Batch, key: Any = None
-  ) -> tuple[Float[Array, "B T H"], Bool[Array, "B T"], Injection | None]:
-    """Encodings, their mask, and the injection that the decoder will need."""
-    keys = (None, None) if key is None else jax.random.split(key)
-    injection = self.inject(params, batch, keys[0])
-    encoded, mask = self.backbone.encode(params["backbone"], batch, injection, keys[1])
-    return encoded, mask, injection
+  def read(self, params: Params, batch: Batch) -> tuple[Reading, Injection | None]:
+    """What the backbone makes of the inputs, and what else answering asks for."""
+    injection = self.inject(params, batch)
+    return self.backbone.read(params["backbone"], batch, injection), injection
+
+  def features(self, inputs: Array, targets: Array) -> Batch:
+    """Model features of plain id arrays [B T] and [B U], prompts in front."""
+    return features(inputs, targets, self.lengths, self.backbone.format)
 
   def logits(
     self, params: Params, batch: Batch, key: Any = None
@@ -268,12 +275,10 @@ class PromptedModel:
   def states(
     self, params: Params, batch: Batch, key: Any = None
   ) -> Float[Array, "B U H"]:
-    """The decoder's last states, from which `backbone.logits` makes logits."""
-    encode_key, decode_key = (None, None) if key is None else jax.random.split(key)
-    encoded, mask, injection = self.encode(params, batch, encode_key)
-    return self.backbone.states(
-      params["backbone"], batch, encoded, mask, injection, decode_key
-    )
+    """The last states of the targets, from which `backbone.logits` makes logits."""
+    own = None if key is None else prompt_key(key)
+    injection = self.inject(params, batch, own)
+    return self.backbone.run(params["backbone"], batch, injection, key)[0]
 
 
 def _by_example(values: Array | None, rank: int) -> Array | None:
@@ -283,33 +288,17 @@ def _by_example(values: Array | None, rank: int) -> Array | None:
   return values.reshape(-1, *values.shape[2:])
 
 
-def features(inputs: Array, targets: Array, lengths: dict[str, int]) -> Batch:
+def features(
+  inputs: Array,
+  targets: Array,
+  lengths: dict[str, int],
+  form: EncoderDecoder = FORM,
+) -> Batch:
   """Model features of plain id arrays, prompt positions reserved in front.
 
   Args:
-    inputs: token ids [B T], 0 pads. targets: token ids [B U], 0 pads.
-    lengths: positions to reserve on the "encoder" and the "decoder" side.
+    inputs: token ids [B T]. targets: token ids [B U]; both padded behind.
+    lengths: positions to reserve, by side. form: of the backbone (`Backbone.format`).
   """
-  inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
-  inputs, prompt_index = reserve_front(inputs, lengths.get("encoder", 0))
-  shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-  decoder_length = lengths.get("decoder", 0)
-  shifted, decoder_index = reserve_front(shifted, decoder_length)
-  targets = jnp.pad(targets, ((0, 0), (decoder_length, 0)))
-  return {
-    "inputs": inputs,
-    "prompt_index": prompt_index,
-    "targets": targets,
-    "decoder_inputs": shifted,
-    "decoder_prompt_index": decoder_index,
-  }
-
-
-def reserve_front(ids_BT: Array, length: int) -> tuple[Array, Array]:
-  """Puts `length` reserved positions in front; returns ids and prompt_index."""
-  front = jnp.full((ids_BT.shape[0], length), RESERVED_ID, ids_BT.dtype)
-  places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), front.shape)
-  return (
-    jnp.concatenate([front, ids_BT], axis=1),
-    jnp.concatenate([places, jnp.full(ids_BT.shape, -1, jnp.int32)], axis=1),
-  )
+  ids = jnp.asarray(inputs, jnp.int32), jnp.asarray(targets, jnp.int32)
+  return form.convert(*ids, lengths, xp=jnp)

@@ -118,9 +118,11 @@ def filled(
   """
   rows = []
   for i in own:
-    row = pad(layout.convert(chosen[min(i, len(chosen) - 1)]), layout.lengths)
+    converted = layout.convert(chosen[min(i, len(chosen) - 1)])
+    row = pad(converted, layout.lengths, layout.form)
     if i >= len(chosen):
-      row = {**row, "targets": np.zeros_like(row["targets"])}
+      blank = np.full_like(row["targets"], layout.form.ids.pad)
+      row = {**row, "targets": blank}
     rows.append(row)
   return stack(rows)
 
@@ -142,7 +144,8 @@ def train_batches(
   before, so every process lays out all and keeps its own.)
 
   Args:
-    examples: a sequence held in memory, or a function that opens a stream.
+    examples: a sequence held in memory, which may say its own `order` (see
+      `data.rates.Subsets`), or a function that opens a stream.
     layout: how each example is laid out.
     size: B, rows a batch.
     seed: of the order.
@@ -156,19 +159,24 @@ def train_batches(
   direct = not streams and pack_segments == 1 and not buckets
   if streams:
     source: Iterable[Example] = examples()
+  elif hasattr(examples, "order"):
+    numbers = examples.order(size, seed, first_step if direct else 0)
+    source = (examples[i] for i in numbers)
   else:
     source = shuffled(examples, seed, first_step * size if direct else 0)
-  lengths = layout.lengths
+  lengths, form = layout.lengths, layout.form
   if buckets or pack_segments > 1:
     features = (layout.convert(example) for example in source)
   if buckets:
-    whole = bucketing.batches(features, lengths, buckets, size)
+    whole = bucketing.batches(features, lengths, buckets, size, form)
     result = (_only(batch, own) for batch in whole)
   elif pack_segments > 1:
-    rows = pack(features, lengths["inputs"], lengths["targets"], pack_segments)
-    result = batches(rows, size, own)
+    sizes = lengths["inputs"], lengths["targets"]
+    result = batches(pack(features, *sizes, pack_segments, form=form), size, own)
   else:
-    result = batches(source, size, own, lambda one: pad(layout.convert(one), lengths))
+    result = batches(
+      source, size, own, lambda one: pad(layout.convert(one), lengths, form)
+    )
   # What depends on the examples before cannot be entered in the middle: read up to it.
   return result if direct else itertools.islice(result, first_step, None)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from prompt_tuning.core.format import FORM, EncoderDecoder
 from prompt_tuning.data.features import ROUND, pad
 
 Row = Mapping[str, np.ndarray]
@@ -62,7 +63,11 @@ def choose(lengths: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def batches(
-  features: Iterable[Row], lengths: Mapping[str, int], buckets: Sequence[int], size: int
+  features: Iterable[Row],
+  lengths: Mapping[str, int],
+  buckets: Sequence[int],
+  size: int,
+  form: EncoderDecoder = FORM,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Batches [size ...] of one bucket each, in the order in which they fill up.
 
@@ -70,14 +75,16 @@ def batches(
     features: unpadded model features of `features.Layout.convert`, without end.
     lengths: of padded features (`Layout.lengths`).
     buckets: lengths of `inputs` with the reserved positions, ascending.
-    size: B, rows a batch.
+    size: B, rows a batch. form: of the backbone, which says what pads.
   """
+  known = form.features.items()
+  long = [name for name, one in known if one.axis == "inputs"]
   waiting: dict[int, list[Row]] = {bucket: [] for bucket in buckets}
   for row in features:
     bucket = buckets[bisect.bisect_left(buckets, len(row["inputs"]))]
     waiting[bucket].append(row)
     if len(waiting[bucket]) == size:
-      fitted = {**lengths, "inputs": bucket, "prompt_index": bucket}
-      rows = [pad(one, fitted) for one in waiting[bucket]]
+      fitted = {**lengths, **dict.fromkeys(long, bucket)}
+      rows = [pad(one, fitted, form) for one in waiting[bucket]]
       yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
       waiting[bucket] = []

@@ -6,7 +6,16 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from prompt_tuning.core.format import FORM, EncoderDecoder
 from prompt_tuning.data.features import Layout, pad
+
+
+def _specs(form: EncoderDecoder) -> dict[str, Any]:
+  """What SeqIO wants to know of each model feature."""
+  return {
+    name: seqio.FeatureConverter.FeatureSpec(dtype=getattr(tf, feature.dtype))
+    for name, feature in form.features.items()
+  }
 
 
 class PromptFeatureConverter(seqio.FeatureConverter):
@@ -20,19 +29,11 @@ class PromptFeatureConverter(seqio.FeatureConverter):
     "inputs": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
     "targets": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
   }
-  MODEL_FEATURES = {
-    name: seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
-    for name in (
-      "inputs",
-      "prompt_index",
-      "targets",
-      "decoder_inputs",
-      "decoder_prompt_index",
-    )
-  }
+  MODEL_FEATURES = _specs(FORM)
   PACKING_FEATURE_DTYPES: dict[str, Any] = {}
 
   def __init__(self, layout: Layout, **kwargs: Any) -> None:
+    self.MODEL_FEATURES = _specs(layout.form)
     super().__init__(pack=False, **kwargs)
     self.layout = layout
 
@@ -41,13 +42,14 @@ class PromptFeatureConverter(seqio.FeatureConverter):
   ) -> tf.data.Dataset:
     names = tuple(self.MODEL_FEATURES)
     lengths = self.get_model_feature_lengths(task_feature_lengths)
+    form = self.layout.form
 
     def rows(inputs, targets, mark):
-      inputs, targets = inputs[inputs > 0], targets[targets > 0]
+      inputs, targets = (x[form.ids.is_real(x)] for x in (inputs, targets))
       features = self.layout.convert(
         {"inputs": inputs, "targets": targets, "mark": mark}
       )
-      padded = pad(features, self.layout.lengths)
+      padded = pad(features, self.layout.lengths, form)
       return [padded[name] for name in names]
 
     def convert(example):

@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.core.model import RESERVED_ID
+from prompt_tuning.core.format import BY_EXAMPLE, FORM, PLACES, EncoderDecoder
 from prompt_tuning.data.task import MARK
 
 # Lengths that follow from examples are multiples of this.
 ROUND = 16
-# What each example has one of, whatever its length.
-BY_EXAMPLE = ("task", "external", "code", "labels")
-PLACES = ("front", "after_first", "end", "mark")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +26,10 @@ class Layout:
   Attributes:
     inputs: T, positions for inputs, the reserved ones not counted.
     targets: U, positions for targets.
-    encoder_prompt, decoder_prompt: reserved positions on each side.
-    place: one of `PLACES`, for the encoder side.
+    encoder_prompt, decoder_prompt: reserved positions of each side's prompts.
+    place: one of `core.format.PLACES`, for those that stand in the inputs.
     truncate: cut what is too long (True), or refuse it (False).
+    form: the format of the backbone; see `of`.
   """
 
   inputs: int
@@ -40,6 +38,20 @@ class Layout:
   decoder_prompt: int = 0
   place: str = "front"
   truncate: bool = False
+  form: EncoderDecoder = FORM
+
+  @classmethod
+  def of(
+    cls,
+    model: Any,
+    inputs: int,
+    targets: int,
+    place: str = "front",
+    truncate: bool = False,
+  ) -> "Layout":
+    """The layout of a `core.model.PromptedModel`: its format and its prompts."""
+    sides = (model.lengths.get(side, 0) for side in ("encoder", "decoder"))
+    return cls(inputs, targets, *sides, place, truncate, model.backbone.format)
 
   def __post_init__(self) -> None:
     if self.place not in PLACES:
@@ -72,15 +84,25 @@ class Layout:
     return dataclasses.replace(self, inputs=needed("inputs"), targets=needed("targets"))
 
   @property
+  def said(self) -> dict[str, Any]:
+    """What cards say of it; the format is the backbone's."""
+    names = (field.name for field in dataclasses.fields(self) if field.name != "form")
+    return {name: getattr(self, name) for name in names}
+
+  @property
+  def reserved(self) -> dict[str, int]:
+    """Reserved positions of "inputs" and of "targets"."""
+    return self.form.reserved(self._prompts)
+
+  @property
   def lengths(self) -> dict[str, int]:
     """Length of each model feature of an unpacked row."""
-    return {
-      "inputs": self.inputs + self.encoder_prompt,
-      "prompt_index": self.inputs + self.encoder_prompt,
-      "targets": self.targets + self.decoder_prompt,
-      "decoder_inputs": self.targets + self.decoder_prompt,
-      "decoder_prompt_index": self.targets + self.decoder_prompt,
-    }
+    sizes = {axis: getattr(self, axis) + n for axis, n in self.reserved.items()}
+    return {name: sizes[one.axis] for name, one in self.form.features.items()}
+
+  @property
+  def _prompts(self) -> dict[str, int]:
+    return {"encoder": self.encoder_prompt, "decoder": self.decoder_prompt}
 
   def convert(self, example: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Model features of one example (numpy ids, end marks included), unpadded.
@@ -88,20 +110,17 @@ class Layout:
     Raises:
       ValueError: if it is too long and `truncate` is off, or lacks its mark.
     """
-    inputs = self._fitted("inputs", example)
-    targets = self._fitted("targets", example)
-    at = self._position(inputs, example)
-    inputs, prompt_index = _reserve(inputs, self.encoder_prompt, at)
-    shifted = np.concatenate([[0], targets[:-1]]).astype(np.int32)
-    shifted, decoder_index = _reserve(shifted, self.decoder_prompt, 0)
-    front = np.zeros(self.decoder_prompt, np.int32)
-    features = {
-      "inputs": inputs,
-      "prompt_index": prompt_index,
-      "targets": np.concatenate([front, targets]),
-      "decoder_inputs": shifted,
-      "decoder_prompt_index": decoder_index,
-    }
+    inputs_1T = self.form.read_ids(self._fitted("inputs", example))[None]
+    targets_1U = self._fitted("targets", example)[None]
+    mark = int(example.get("mark", -1))
+    if self.place == "mark" and mark < 0:
+      raise ValueError(
+        f"`PROMPT_PLACE` is 'mark', but the input has no {MARK}: write it once "
+        "in the template of the task's inputs."
+      )
+    at_1 = self.form.starts(inputs_1T, self.place, np.array([mark], np.int32))
+    rows = self.form.convert(inputs_1T, targets_1U, self._prompts, at_1)
+    features = {name: row[0] for name, row in rows.items()}
     for name in BY_EXAMPLE:
       if name in example:
         features[name] = np.asarray(example[name])
@@ -117,21 +136,6 @@ class Layout:
       )
     return _cut(ids, limit)
 
-  def _position(self, inputs: np.ndarray, example: Mapping[str, Any]) -> int:
-    if self.place == "after_first":
-      return min(1, len(inputs))
-    if self.place == "end":
-      return max(len(inputs) - 1, 0)
-    if self.place == "mark":
-      mark = int(example.get("mark", -1))
-      if mark < 0:
-        raise ValueError(
-          f"`PROMPT_PLACE` is 'mark', but the input has no {MARK}: write it once "
-          "in the template of the task's inputs."
-        )
-      return min(mark, max(len(inputs) - 1, 0))
-    return 0
-
 
 def _cut(ids: np.ndarray, length: int) -> np.ndarray:
   """At most `length` ids; the last one, an end mark, is kept."""
@@ -140,27 +144,20 @@ def _cut(ids: np.ndarray, length: int) -> np.ndarray:
   return np.concatenate([ids[: length - 1], ids[-1:]])
 
 
-def _reserve(ids: np.ndarray, length: int, at: int) -> tuple[np.ndarray, np.ndarray]:
-  reserved = np.full(length, RESERVED_ID, np.int32)
-  index = np.full(len(ids), -1, np.int32)
-  places = np.arange(length, dtype=np.int32)
-  return (
-    np.concatenate([ids[:at], reserved, ids[at:]]),
-    np.concatenate([index[:at], places, index[at:]]),
-  )
-
-
-PAD = {"prompt_index": -1, "decoder_prompt_index": -1}
-
-
 def pad(
-  features: Mapping[str, np.ndarray], lengths: Mapping[str, int]
+  features: Mapping[str, np.ndarray],
+  lengths: Mapping[str, int],
+  form: EncoderDecoder = FORM,
 ) -> dict[str, np.ndarray]:
-  """Fills each sequence up to its length; other features pass."""
+  """Fills each sequence up to its length; other features pass.
+
+  Args:
+    features: of `Layout.convert`. lengths: of `Layout`. form: says what pads.
+  """
   padded = {}
   for name, value in features.items():
     if name in lengths:
-      row = np.full(lengths[name], PAD.get(name, 0), np.int32)
+      row = np.full(lengths[name], form.features[name].pad, np.int32)
       row[: len(value)] = value
       value = row
     padded[name] = value

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from prompt_tuning.data.features import BY_EXAMPLE, PAD, Layout
-
-ENCODER = ("inputs", "prompt_index")
-DECODER = ("targets", "decoder_inputs", "decoder_prompt_index")
+from prompt_tuning.core.format import BY_EXAMPLE, FORM, SEGMENTS, EncoderDecoder
+from prompt_tuning.data.features import Layout
 
 
 def useful(segments: int, layout: Layout) -> int:
@@ -18,10 +16,8 @@ def useful(segments: int, layout: Layout) -> int:
   are the same for every S that is no less than what they hold; a lower one is said.
   """
   lengths = layout.lengths
-  most = min(
-    lengths["inputs"] // (layout.encoder_prompt + 1),
-    lengths["targets"] // (layout.decoder_prompt + 1),
-  )
+  # An example has one token at least.
+  most = min(lengths[axis] // (n + 1) for axis, n in layout.reserved.items())
   most = max(most, 2)
   if segments <= 2 * most:
     return segments
@@ -43,6 +39,7 @@ def pack(
   targets: int,
   segments: int,
   open_rows: int = 64,
+  form: EncoderDecoder = FORM,
 ) -> Iterator[dict[str, np.ndarray]]:
   """First fit over a window of open rows; yields padded rows.
 
@@ -51,15 +48,16 @@ def pack(
     inputs, targets: positions of a packed row.
     segments: S, examples a row may hold at the most.
     open_rows: when as many rows are open, the fullest is closed.
+    form: of the backbone, which says what pads.
 
   Yields:
-    Rows with `segment_ids` and `positions` (and the decoder's): segment 1..S, 0 at
-    pads; positions count from 0 within each segment. What an example has one of
-    becomes [S ...], 0 where there is no segment.
+    Rows with `segment_ids` (and the decoder's): 1..S, 0 at pads. What an example has
+    one of becomes [S ...], 0 where there is no segment.
 
   Raises:
     ValueError: if one example is longer than a row.
   """
+  sizes = {"inputs": inputs, "targets": targets}
   rows: list[list[Mapping[str, np.ndarray]]] = []
   room: list[list[int]] = []
   for example in examples:
@@ -81,29 +79,27 @@ def pack(
       if len(rows) > open_rows:
         full = min(range(len(rows)), key=lambda i: room[i][0])
         room.pop(full)
-        yield _row(rows.pop(full), inputs, targets, segments)
+        yield _row(rows.pop(full), sizes, segments, form)
   for row in rows:
-    yield _row(row, inputs, targets, segments)
+    yield _row(row, sizes, segments, form)
 
 
 def _row(
-  examples: list[Mapping[str, np.ndarray]], inputs: int, targets: int, most: int
+  examples: list[Mapping[str, np.ndarray]],
+  sizes: Mapping[str, int],
+  most: int,
+  form: EncoderDecoder,
 ) -> dict[str, np.ndarray]:
   row = {}
-  for names, length, segments, positions in (
-    (ENCODER, inputs, "segment_ids", "positions"),
-    (DECODER, targets, "decoder_segment_ids", "decoder_positions"),
-  ):
-    sizes = [len(example[names[0]]) for example in examples]
-    filled = sum(sizes)
-    for name in names:
-      values = np.full(length, PAD.get(name, 0), np.int32)
-      values[:filled] = np.concatenate([example[name] for example in examples])
-      row[name] = values
-    row[segments] = np.zeros(length, np.int32)
-    row[segments][:filled] = np.repeat(np.arange(1, len(sizes) + 1), sizes)
-    row[positions] = np.zeros(length, np.int32)
-    row[positions][:filled] = np.concatenate([np.arange(size) for size in sizes])
+  for name, feature in form.features.items():
+    row[name] = np.full(sizes[feature.axis], feature.pad, np.int32)
+    values = np.concatenate([example[name] for example in examples])
+    row[name][: len(values)] = values
+  for name, feature in SEGMENTS.items():
+    row[name] = np.full(sizes[feature.axis], feature.pad, np.int32)
+    counts = [len(example[feature.axis]) for example in examples]
+    numbers = np.repeat(np.arange(1, len(counts) + 1), counts)
+    row[name][: len(numbers)] = numbers
   for name in BY_EXAMPLE:
     if name in examples[0]:
       values = np.stack([example[name] for example in examples])

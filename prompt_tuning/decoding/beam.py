@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.core.ids import MARKS, Ids
 from prompt_tuning.decoding.search import (
-  EOS,
   Cache,
   Step,
   at,
@@ -46,7 +46,7 @@ def beam_search(
   alpha: float = 0.6,
   cache_axis: int = 0,
   length_penalty: str = "brevity",
-  eos: int = EOS,
+  marks: Ids = MARKS,
 ) -> tuple[Int[Array, "B K U"], Float[Array, "B K"]]:
   """K sequences a row, best score first, and their log-probabilities (not divided).
 
@@ -64,12 +64,12 @@ def beam_search(
   Args:
     step: called with rows B * K, the K of a row side by side.
     cache: of B rows along `cache_axis`; repeated here, then gathered as beams move.
-    first_BV, steps, eos: see the head of the file.
+    first_BV, steps, marks: see `search.sample`.
     beams: K. alpha, length_penalty: see `length_penalty`; alpha >= 0.
 
   Where fewer than K sequences exist at all, the log-probability of the rest is -inf.
   """
-  search = _Search(steps, beams, alpha, length_penalty, eos)
+  search = _Search(steps, beams, alpha, length_penalty, marks)
   (B, V), K = first_BV.shape, beams
   cache = jax.tree.map(lambda x: jnp.repeat(x, K, axis=cache_axis), cache)
 
@@ -110,13 +110,14 @@ class _Search:
   beams: int
   alpha: float
   form: str
-  eos: int
+  marks: Ids
 
   def score(self, log_probs: Array, length: Any) -> Array:
     return log_probs / length_penalty(self.form, self.alpha, length)
 
   def start(self, B: int, cache: Cache) -> _Beams:
-    empty_BKU = jnp.zeros((B, self.beams, self.steps), jnp.int32)
+    shape = B, self.beams, self.steps
+    empty_BKU = jnp.full(shape, self.marks.pad, jnp.int32)
     none_BK = jnp.full((B, self.beams), -jnp.inf)
     return _Beams(
       index=jnp.int32(0),
@@ -138,7 +139,7 @@ class _Search:
     log_probs_BC, places_BC = jax.lax.top_k(grown_BKV.reshape(B, K * V), 2 * K)
     parents_BC, tokens_BC = places_BC // V, places_BC % V
     ids_BCU = put(gather(state.live_BKU, parents_BC), tokens_BC, state.index)
-    ends_BC = tokens_BC == self.eos
+    ends_BC = tokens_BC == self.marks.end
     alive_BC = jnp.where(ends_BC, -jnp.inf, log_probs_BC)
     live_BK, kept_BK = jax.lax.top_k(alive_BC, K)
     state = self._close(state, ids_BCU, log_probs_BC, ends_BC)
@@ -185,4 +186,5 @@ class _Search:
     ids_BXU = jnp.concatenate([state.ended_BKU, state.live_BKU], 1)
     log_probs_BX = jnp.concatenate([state.ended_log_probs_BK, live_BK], 1)
     ids_BKU, log_probs_BK = gather((ids_BXU, log_probs_BX), order_BK)
-    return jnp.where(jnp.isneginf(log_probs_BK)[..., None], 0, ids_BKU), log_probs_BK
+    none_BK1 = jnp.isneginf(log_probs_BK)[..., None]
+    return jnp.where(none_BK1, self.marks.pad, ids_BKU), log_probs_BK

@@ -1,4 +1,4 @@
-"""Predictions of a prompted model: encode once, then run a loop over the cache."""
+"""Predictions of a prompted model: read once, then run a loop over the cache."""
 
 from typing import Any
 
@@ -13,14 +13,13 @@ from prompt_tuning.decoding.search import Cache, Decoded, Step, greedy, sample
 def generate(
   model: PromptedModel, params: Params, batch: Batch, decoder: Any, key: Any = None
 ) -> Decoded:
-  """Decodes a batch of features: the encoder runs once, the decoder token by token.
+  """Decodes a batch of features: inputs are read once, answers written by the token.
 
-  The decoder reads its prompt, where there is one, then the start token, then what it
-  wrote. All of it can be jitted, `model` and `decoder` closed over or static.
+  All of it can be jitted, `model` and `decoder` closed over or static.
 
   Args:
     model, params: what to decode with.
-    batch: `inputs` and what else the encoder and the prompt read; one example a row.
+    batch: `inputs` and what else the backbone and the prompt read; one example a row.
     decoder: `outputs.text.Greedy`, `Sample` or `Beam`.
     key: noise for `Sample`: one key, or one a row [B]; None for that of its seed, which
       is the same in every batch.
@@ -35,23 +34,24 @@ def generate(
     )
   refuse_packed(model, batch)
   backbone, weights = model.backbone, params["backbone"]
-  encoded_BTH, mask_BT, injection = model.encode(params, batch)
+  reading, injection = model.read(params, batch)
   # The last token is never fed back, so its keys and values need no place.
   first_BV, memory, cache = backbone.prefill(
-    weights, encoded_BTH, mask_BT, decoder.steps - 1, injection
+    weights, reading, decoder.steps - 1, injection
   )
 
   def step(ids_B: Array, cache: Cache, index: Array) -> tuple[Array, Cache]:
     return backbone.extend(weights, ids_B, memory, cache, index)
 
+  ids = backbone.spec.ids
   if decoder.loop == "greedy":
-    return greedy(step, cache, first_BV, decoder.steps)
+    return greedy(step, cache, first_BV, decoder.steps, ids)
   if decoder.loop == "sample":
     key = jax.random.key(decoder.seed) if key is None else key
     filters = decoder.temperature, decoder.top_k, decoder.top_p
-    return sample(step, cache, first_BV, decoder.steps, key, *filters)
+    return sample(step, cache, first_BV, decoder.steps, key, *filters, ids)
   axis, K = backbone.cache_axis, decoder.beams
-  penalty = decoder.alpha, axis, decoder.length_penalty
+  penalty = decoder.alpha, axis, decoder.length_penalty, ids
   step = _beside(step, K, axis)
   return beam_search(step, cache, first_BV, decoder.steps, K, *penalty)
 

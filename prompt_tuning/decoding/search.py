@@ -2,7 +2,7 @@
 
 A loop knows no model. It asks `step(ids_B, cache, index) -> (logits_BV, cache)`, where
 `ids_B` are the targets at place `index` (from 0) and the logits are for the place after
-it. `first_BV` are the logits for place 0. Ids come back with 0 after the end mark.
+it. `first_BV` are the logits for place 0. Ids come back with pads after the end mark.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-EOS = 1
+from prompt_tuning.core.ids import MARKS, Ids
+
 Cache = Any
 Step = Callable[[Array, Cache, Array], tuple[Array, Cache]]
 Decoded = tuple[Int[Array, "B *K U"], Float[Array, "B *K"]]
 
 
 def greedy(
-  step: Step, cache: Cache, first_BV: Float[Array, "B V"], steps: int, eos: int = EOS
+  step: Step,
+  cache: Cache,
+  first_BV: Float[Array, "B V"],
+  steps: int,
+  marks: Ids = MARKS,
 ) -> tuple[Int[Array, "B U"], Float[Array, " B"]]:
   """The likeliest token at each of `steps` places: ids and their log-probability."""
 
   def pick(logits_BV, index):
     return jnp.argmax(logits_BV, -1)
 
-  return _rows(step, cache, first_BV, steps, pick, eos)
+  return _rows(step, cache, first_BV, steps, pick, marks)
 
 
 def sample(
@@ -38,14 +43,14 @@ def sample(
   temperature: float = 1.0,
   top_k: int = 0,
   top_p: float = 1.0,
-  eos: int = EOS,
+  marks: Ids = MARKS,
 ) -> tuple[Int[Array, "B U"], Float[Array, " B"]]:
   """A token drawn at each place: ids and their log-probability unfiltered.
 
   Args:
-    step, cache, first_BV, steps, eos: see the head of the file.
+    step, cache, first_BV, steps: see the head of the file.
     key: one key, or one a row [B] where a row's draw must not depend on its place.
-    temperature, top_k, top_p: see `candidates`.
+    temperature, top_k, top_p: see `candidates`. marks: what ends and pads.
   """
   if key.ndim == 0:
     key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(first_BV.shape[0]))
@@ -57,7 +62,7 @@ def sample(
     kept = candidates(logits_BV, temperature, top_k, top_p)
     return jax.vmap(draw, (0, 0, 0, None))(key, *kept, index)
 
-  return _rows(step, cache, first_BV, steps, pick, eos)
+  return _rows(step, cache, first_BV, steps, pick, marks)
 
 
 def candidates(
@@ -89,18 +94,18 @@ class _Rows(NamedTuple):
   cache: Cache
 
 
-def _rows(step, cache, first_BV, steps, pick, eos):
+def _rows(step, cache, first_BV, steps, pick, marks):
   """Writes one sequence a row until all have ended or `steps` are written."""
 
   def write(state: _Rows, logits_BV: Array) -> _Rows:
     chosen_B = pick(logits_BV, state.index).astype(jnp.int32)
-    ids_B = jnp.where(state.ended_B, 0, chosen_B)
+    ids_B = jnp.where(state.ended_B, marks.pad, chosen_B)
     gain_B = jnp.where(state.ended_B, 0.0, log_prob(logits_BV, chosen_B))
     return state._replace(
       index=state.index + 1,
       ids_BU=put(state.ids_BU, ids_B, state.index),
       log_probs_B=state.log_probs_B + gain_B,
-      ended_B=state.ended_B | (ids_B == eos),
+      ended_B=state.ended_B | (ids_B == marks.end),
     )
 
   def body(state: _Rows) -> _Rows:
@@ -114,7 +119,7 @@ def _rows(step, cache, first_BV, steps, pick, eos):
   B = first_BV.shape[0]
   state = _Rows(
     index=jnp.int32(0),
-    ids_BU=jnp.zeros((B, steps), jnp.int32),
+    ids_BU=jnp.full((B, steps), marks.pad, jnp.int32),
     log_probs_B=jnp.zeros(B),
     ended_B=jnp.zeros(B, bool),
     cache=cache,

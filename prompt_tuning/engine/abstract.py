@@ -10,13 +10,13 @@ from typing import Any
 import jax
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.format import SEGMENTS
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import evaluate, fit, heads, sharding, terms
 from prompt_tuning.objectives.objective import Words, bound, parts
 
 PROGRAMS = ("train", "eval", "decode")
-EOS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Job:
   @functools.cached_property
   def objective(self) -> Any:
     """The objective, with labels as long as targets may be."""
-    words = Words(self._pieces, EOS)
+    words = Words(self._pieces, self.model.backbone.spec.ids.end)
     labels = [str(number) for number in range(self.labels)]
     return bound(self.recipe.objective, words, labels)
 
@@ -152,16 +152,16 @@ class Job:
     """Shapes of a batch of the recipe's layout."""
     lengths = dict(self.layout.lengths)
     if segments > 1:
-      for name in ("segment_ids", "positions"):
-        lengths[name] = lengths["inputs"]
-        lengths[f"decoder_{name}"] = lengths["targets"]
+      lengths |= {name: lengths[one.axis] for name, one in SEGMENTS.items()}
     shapes = {name: ((size, length), "int32") for name, length in lengths.items()}
-    width = 0 if self.model.prompt is None else self.model.prompt.external_width
-    if width:
-      shapes["external"] = (size * segments, width), "float32"
+    prompt = self.model.prompt
+    each = (size,) if segments == 1 else (size, segments)
+    if prompt is not None and prompt.external_width:
+      shapes["external"] = (*each, prompt.external_width), "float32"
+    if prompt is not None and prompt.tasks:
+      shapes["task"] = each, "int32"
     if self.model.head is not None:
-      rows = (size, segments) if segments > 1 else (size,)
-      shapes["labels"] = heads.labels(self.model, self.recipe.objective, rows)
+      shapes["labels"] = heads.labels(self.model, self.recipe.objective, each)
     return {
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.by_rows)
       for name, (shape, dtype) in shapes.items()

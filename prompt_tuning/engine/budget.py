@@ -42,14 +42,14 @@ def measure(job: Job, chip: Chip, programs: Sequence[str]) -> dict[str, Any]:
 
 def setting(job: Job) -> dict[str, Any]:
   """What a search may change, and the sizes that go with it."""
-  config = getattr(job.model.backbone, "config", None)
+  switches = job.model.backbone.switches
   return {
     "mesh": job.place.describe(),
     "num_partitions": job.recipe.sharding.model_size,
     "batch_size": job.recipe.batch_size,
     "microbatches": job.recipe.microbatches,
-    "remat_policy": getattr(config, "remat_policy", "none"),
-    "scan_layers": getattr(config, "scan_layers", False),
+    "remat_policy": switches["remat_policy"],
+    "scan_layers": switches["scan_layers"],
     "lengths": job.layout.lengths["inputs"],
   }
 
@@ -132,8 +132,7 @@ def changed(job: Job, devices: Any, partitions: int, remat: str, parts: int) -> 
   Raises:
     ValueError: if batches do not divide by them.
   """
-  config = dataclasses.replace(job.model.backbone.config, remat_policy=remat)
-  backbone = dataclasses.replace(job.model.backbone, config=config)
+  backbone = job.model.backbone.recast(remat_policy=remat)
   own = dataclasses.replace(
     job.recipe.sharding, num_partitions=partitions, model_parallel_submesh=None
   )
@@ -147,7 +146,7 @@ def changed(job: Job, devices: Any, partitions: int, remat: str, parts: int) -> 
 def candidates(job: Job, devices: Any) -> Iterator[Job]:
   """Other settings, those that change least first."""
   own = job.recipe.sharding.model_size
-  remat = job.model.backbone.config.remat_policy
+  remat = job.model.backbone.switches["remat_policy"]
   parts = job.recipe.microbatches
   steps = [
     (abs(a) + b + abs(c), a, b, c)

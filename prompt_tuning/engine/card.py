@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prompt_tuning.core.files import is_remote
-from prompt_tuning.data.features import PLACES
+from prompt_tuning.core.format import PLACES
 
 # Cards are some kilobytes; the longest lists are labels and names of a whole model.
 MOST = 64 << 20
@@ -127,6 +127,7 @@ SCHEMA: Mapping[str, Any] = {
     "name": ("a text", _or_none(_text)),
     "fingerprint": ("hexadecimal digits", _or_none(_hexadecimal)),
     "width": ("a whole number", _or_none(_whole)),
+    "family": ("a text", _or_none(_text)),
     "architecture": ("an object of numbers and texts", _map_of(_plain)),
   },
   "task": {

@@ -84,8 +84,12 @@ def training_source(
 
   if task.streams:
     return stream
-  examples = read(task, vocabulary, "train", IN_MEMORY + 1, numbered)
+  by_batch = getattr(task, "by_batch", False)
+  limit = None if by_batch else IN_MEMORY + 1
+  examples = read(task, vocabulary, "train", limit, numbered)
   suited.check_lengths(examples, layout, "train")
   if not numbered:
     suited.check_targets(examples, vocabulary, "train", task.labels)
+  if by_batch:
+    return task.ordered(examples)
   return stream if len(examples) > IN_MEMORY else examples

@@ -18,7 +18,7 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.randomness import streams
 from prompt_tuning.data import batches as batching
-from prompt_tuning.data import buckets, packing
+from prompt_tuning.data import buckets, given, packing
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import (
   codes,
@@ -27,6 +27,7 @@ from prompt_tuning.engine import (
   heads,
   interrupt,
   loop,
+  members,
   product,
   sharding,
   state,
@@ -153,15 +154,20 @@ def prepare(
   Raises:
     ValueError: for a split, an example, a branch or a metric that does not fit.
   """
+  if layout.form != model.backbone.format:
+    raise ValueError(
+      f"`layout` is of the format {layout.form}, but the backbone reads "
+      f"{model.backbone.format}. Make it with `Layout.of(model, ...)`."
+    )
   place = recipe.sharding.over()
   sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
-  if model.head is None:
-    # A head has no need to spell them.
-    batching.check_labels(task.labels, vocabulary)
   heads.check(model, recipe.objective, output, task)
   recipe = dataclasses.replace(recipe, trainable=model.trains(recipe.trainable))
   numbered = model.head is not None
+  # A head has no need to spell labels.
+  for member in () if numbered else members.of(task):
+    batching.check_labels(member.labels, vocabulary)
   trains = recipe.plan.steps > 0
   objective = recipe.objective if trains else terms.answering(recipe.objective)
   objective = terms.bound(objective, vocabulary, task)
@@ -178,12 +184,15 @@ def prepare(
     recipe = dataclasses.replace(recipe, pack_segments=segments)
     model = dataclasses.replace(model, segments=segments)
   source = validation = None
+  wanted = given.wants(model.prompt)
   if trains:
     source = training_source(task, vocabulary, layout, recipe.seed, numbered)
+    source = given.checked(source, wanted, "train")
   if "validation" in task.splits:
     limit = recipe.eval_examples
     validation = validation_part(task, vocabulary, limit, numbered)
     batching.check_lengths(validation.examples, layout, "validation")
+    given.checked(validation.examples, wanted, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
     if not task.streams and not numbered:
       batching.check_targets(validation.examples, vocabulary, "validation", task.labels)
@@ -229,6 +238,12 @@ def prepare(
 
 def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
   """Lengths of training batches, chosen by those of the examples."""
+  if hasattr(source, "order") and (recipe.buckets > 1 or recipe.pack_segments > 1):
+    raise ValueError(
+      f"`PACK_SEGMENTS` is {recipe.pack_segments} and `BUCKETS` {recipe.buckets}, but "
+      "the tasks of each batch are drawn for it (TaskSubset), so its rows are padded: "
+      "leave both at 1."
+    )
   if recipe.buckets == 1 or source is None:
     return ()
   if recipe.pack_segments > 1 or callable(source):
@@ -237,7 +252,7 @@ def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
       f"memory; PACK_SEGMENTS is {recipe.pack_segments}"
       f"{' and the task is a stream' if callable(source) else ''}. Leave one out."
     )
-  most, reserved = layout.inputs, layout.encoder_prompt
+  most, reserved = layout.inputs, layout.reserved["inputs"]
   lengths = [min(len(one["inputs"]), most) + reserved for one in source]
   return buckets.choose(lengths, recipe.buckets)
 
@@ -493,18 +508,20 @@ def facts(
     repeat["objective"] = terms.said(recipe.objective)
   return {
     "method": method,
-    "layout": dataclasses.asdict(layout),
+    "layout": layout.said,
     **conventions.said(task, output),
     "backbone": {
       "name": loaded.name,
       "fingerprint": loaded.fingerprint,
       "width": loaded.backbone.spec.width,
-      "architecture": loaded.backbone.config.to_json(),
+      "family": loaded.backbone.family,
+      "architecture": loaded.backbone.architecture,
     },
     "task": {
       "name": task.name,
       "labels": None if task.labels is None else list(task.labels),
       "metrics": list(task.metrics),
+      "tasks": members.said(task),
     },
     "gin": configuration,
     **repeat,

@@ -36,7 +36,7 @@ def of(loaded: Any, task: Any, vocabulary: Any, trains: bool) -> Identity:
     loaded: backbone (`interop.load.Loaded`). task: `data.task.TextTask`.
     vocabulary: of the backbone. trains: whether the training split is read.
   """
-  architecture = json.dumps(loaded.backbone.config.to_json(), sort_keys=True)
+  architecture = json.dumps(loaded.backbone.architecture, sort_keys=True)
   validated = "validation" in task.splits
   return {
     _TRAIN: data(task, vocabulary, "train") if trains else None,
@@ -75,7 +75,9 @@ def _text(example: Mapping[str, Any]) -> str:
   def plain(value: Any) -> Any:
     if isinstance(value, bytes):
       return value.decode("utf-8", "surrogateescape")
-    return np.asarray(value).tolist()
+    value = np.asarray(value)
+    # The digits of vectors would take longer than all else.
+    return _digest([value.tobytes()]) if value.dtype.kind == "f" else value.tolist()
 
   return json.dumps(example, sort_keys=True, default=plain)
 

@@ -46,7 +46,7 @@ def gradients(
   part = jax.grad(loss_fn(model, objective), has_aux=True)
 
   def whole(trainable: Any, frozen: Any, batch: Batch, key: Any) -> Any:
-    counts = objectives.counts(objective, batch)
+    counts = objectives.counts(objective, batch, model.backbone.spec.ids)
     return part(trainable, frozen, batch, key, counts)
 
   if microbatches == 1:
@@ -54,7 +54,7 @@ def gradients(
 
   def accumulated(trainable: Any, frozen: Any, batch: Batch, key: Any) -> Any:
     rows = len(batch["inputs"]) // microbatches
-    counts = objectives.counts(objective, batch)
+    counts = objectives.counts(objective, batch, model.backbone.spec.ids)
 
     def divided(x):
       # Every M-th row, so that each device's rows fall evenly into all parts. What has

@@ -41,9 +41,9 @@ NEVER_READ = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.we
 
 
 def recognises(folder: Any) -> bool:
-  """Whether a folder's config.json is a Hugging Face model's, of whatever kind."""
+  """Whether a folder's config.json is that of a T5 of Hugging Face."""
   try:
-    return "model_type" in untrusted.read_object(folder / "config.json")
+    return untrusted.read_object(folder / "config.json").get("model_type") in FAMILIES
   except UnreadableError:
     return False
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 
-from prompt_tuning.backbones.t5 import files, int8
-from prompt_tuning.backbones.t5.stacking import unrolled
-from prompt_tuning.interop import huggingface, lazy, own, places, source, t5x
+from prompt_tuning.core.folders import current
+from prompt_tuning.interop import families, lazy, places, t5x, untrusted
 from prompt_tuning.interop.vocabulary import (
   beside,
   check_vocabulary,
@@ -25,7 +24,7 @@ MINI = pathlib.Path(__file__).resolve().parent.parent / "demo" / "mini"
 @dataclasses.dataclass(frozen=True)
 class Loaded:
   """Attributes:
-  backbone: pure functions (`backbones.t5.backbone.T5`).
+  backbone: pure functions, see `core.backbone`.
   params: its weights. vocabulary: its own, ours or SeqIO's.
   name: what the user called it. vocabulary_path: file of the vocabulary, if any.
   stored: the arrays in the files, where `params` holds them as int8; else None.
@@ -41,9 +40,10 @@ class Loaded:
   @functools.cached_property
   def fingerprint(self) -> str:
     """Digest of the weights, whatever they were rounded to."""
+    family = families.of(self.backbone.family)
     if self.stored is not None:
-      return files.digest(self.stored)
-    return files.fingerprint(self.params)
+      return family.digest(self.stored)
+    return family.fingerprint(self.params)
 
 
 def load(
@@ -65,7 +65,8 @@ def load(
     vocabulary: see `vocabulary.located`; None takes the folder's spiece.model or
       tokenizer.json.
     seed: of random weights.
-    shardings, weights_dtype: see `shardings` and `dtype` of `source.load`.
+    shardings, weights_dtype: see `shardings` and `dtype` of `source.load`; the first a
+      function of the backbone, or None.
 
   Raises:
     ValueError: if something is missing or does not fit.
@@ -80,14 +81,14 @@ def load(
         "bound: include a file of gin/backbones/ and bind a vocabulary."
       )
     vocabulary = made(vocabulary, backbone.spec.vocabulary)
-    check_vocabulary(backbone.spec.vocabulary, vocabulary, "random", math.inf)
+    check_vocabulary(backbone.spec, vocabulary, "random", math.inf)
     params = backbone.init(jax.random.key(seed))
-    if "int8" not in (weights_dtype, backbone.config.weights_dtype):
+    if "int8" not in (weights_dtype, backbone.switches["weights_dtype"]):
       return Loaded(backbone, params, vocabulary, "random")
-    arrays = unrolled(jax.device_get(params))
-    return Loaded(backbone, int8.tree(params), vocabulary, "random", stored=arrays)
-  opened = open_source(MINI if path == "mini" else places.find(path), backbone)
-  rows = opened.config.vocab_size
+    params, arrays = families.of(backbone.family).narrowed(backbone, params)
+    return Loaded(backbone, params, vocabulary, "random", stored=arrays)
+  family, opened = found_at(MINI if path == "mini" else places.find(path), backbone)
+  rows = opened.spec.vocabulary
   if vocabulary is None:
     if opened.vocabulary is None:
       raise ValueError(
@@ -98,53 +99,64 @@ def load(
     vocabulary = beside(opened.vocabulary, rows)
   vocabulary = made(vocabulary, rows)
   # Before gigabytes are read.
-  check_vocabulary(rows, vocabulary, path)
-  found, params = source.load(opened, backbone, shardings, weights_dtype)
-  narrow = weights_dtype or found.config.weights_dtype
+  check_vocabulary(opened.spec, vocabulary, path)
+  found, params = family.load(opened, backbone, shardings, weights_dtype)
+  narrow = weights_dtype or found.switches["weights_dtype"]
   stored = opened.arrays if narrow == "int8" else None
   return Loaded(found, params, vocabulary, path, path_of(vocabulary), stored)
 
 
-def open_source(place: Any, backbone: Any = None) -> source.Source:
-  """Recognises a backbone on disk; no weights are read.
+def found_at(place: Any, backbone: Any = None) -> tuple[Any, Any]:
+  """(family, what it opened) of a backbone on disk; no weights are read.
 
   Args:
     place: `pathlib.Path` or `epath.Path`.
-    backbone: bound architecture; it says what a T5X checkpoint does not.
+    backbone: bound architecture; it says what some checkpoints do not.
 
   Raises:
-    ValueError: if it is none, or damaged.
+    ValueError: if it is none that some family knows, or damaged.
   """
   with lazy.readable(place):
-    foreign = open_foreign(place, backbone)
-    if foreign is not None:
-      return foreign
-    if own.recognises(place):
-      return own.open_source(place)
+    for family in families.KNOWN:
+      opened = family.open_source(place, backbone)
+      if opened is not None:
+        if backbone is not None and backbone.family != family.NAME:
+          raise ValueError(
+            f"`BACKBONE` is of the family {backbone.family}, but {str(place)!r} holds "
+            f"one of {family.NAME}. Include a gin file of its own family, or leave "
+            "BACKBONE unset to read it from the folder."
+          )
+        return family, opened
+    _check_config(place)
     raise ValueError(f"`INITIAL_CHECKPOINT_PATH` is {str(place)!r}, {_instead(place)}")
 
 
-def open_foreign(place: Any, backbone: Any = None) -> source.Source | None:
-  """A T5X checkpoint or a Hugging Face folder, or None for what is neither.
+def open_source(place: Any, backbone: Any = None) -> Any:
+  """What `found_at` opened: a `families.Opened`."""
+  return found_at(place, backbone)[1]
 
-  Arguments are those of `open_source`.
-  """
-  if huggingface.recognises(place):
-    return huggingface.open_source(place)
-  step = t5x.find(place)
-  if step is None:
-    return None
-  if backbone is None:
-    return t5x.open_source(step)
-  return t5x.open_source(step, backbone.config.relative_max_distance)
+
+def _check_config(place: Any) -> None:
+  """Raises UnreadableError for a config.json that no family knows."""
+  path = current(place, "config.json")
+  if not path.is_file():
+    return
+  fields = untrusted.read_object(path)
+  known = f"This library reads, {families.looked_for()}."
+  if "model_type" in fields:
+    raise lazy.UnreadableError(
+      f"{str(path)!r} says model_type {fields['model_type']!r}. {known}"
+    )
+  formats = ", ".join(f'"{family.FORMAT}"' for family in families.KNOWN)
+  raise lazy.UnreadableError(
+    f'{str(path)!r} does not say "format": {formats}, so it is not a folder that this '
+    f"library saved. {known}"
+  )
 
 
 def _instead(place: Any) -> str:
   """What a path is that is no backbone."""
-  fix = (
-    "Give a folder that this library saved, a Hugging Face folder, a T5X checkpoint, "
-    "owner/name of the Hugging Face Hub, or 'mini'."
-  )
+  fix = f"Give 'mini', owner/name of the Hugging Face Hub, or, {families.looked_for()}."
   if not place.exists():
     return f"which does not exist: no config.json, no checkpoint. {fix}"
   if not place.is_dir():

@@ -11,8 +11,12 @@ from prompt_tuning.interop.source import Source, config_of
 
 
 def recognises(folder: Any) -> bool:
-  """Whether a folder holds a config.json that is no other library's."""
-  return current(folder, "config.json").is_file()
+  """Whether a folder holds a config.json that says it is one."""
+  try:
+    fields = untrusted.read_object(current(folder, "config.json"))
+  except UnreadableError:
+    return False
+  return fields.get("format") == files.FORMAT
 
 
 def open_source(folder: Any) -> Source:

@@ -32,7 +32,6 @@ from prompt_tuning.data.task import MARK
 from prompt_tuning.interop import serving_export, serving_reads
 from prompt_tuning.interop.savedmodel_words import Tensor, Tokeniser, tokeniser
 from prompt_tuning.interop.serving import ROUND
-from prompt_tuning.interop.serving_files import EOS
 from prompt_tuning.interop.serving_programs import Servable
 from prompt_tuning.interop.serving_reads import Reads
 
@@ -179,7 +178,8 @@ def _text_function(ids_function: Any, made: Servable, words: Tokeniser) -> Any:
     if ids.shape.rank == 3:
       ids, log_probability = ids[:, 0], log_probability[:, 0]
     # The loops write nothing behind an end mark.
-    kept = tf.ragged.boolean_mask(ids, (ids > 0) & (ids != EOS))
+    marks = reads.marks
+    kept = tf.ragged.boolean_mask(ids, marks.is_real(ids) & (ids != marks.end))
     return {"prediction": words.decode(kept), "log_probability": log_probability}
 
   signature = [tf.TensorSpec([None], tf.string, name) for name in columns]
@@ -195,7 +195,7 @@ def arguments(reads: Reads) -> dict[str, str]:
     # TensorFlow takes names of Python.
     name = re.sub(r"\W", "_", column, flags=re.ASCII)
     name = name if re.match("[A-Za-z]", name) else f"column_{name}"
-    while name in named or name in ("external", "mark"):
+    while name in named or name in ("external", "mark", "task"):
       name += "_"
     named[name] = column
   return named
@@ -228,20 +228,29 @@ def _features(text: Tensor, made: Servable, words: Tokeniser) -> dict[str, Tenso
   after = tf.strings.strip(tf.gather(parts.flat_values, parts.row_limits() - 1))
   joined = tf.strings.strip(tf.strings.join([before, after], " "))
   ids = words.encode(tf.where(found, joined, text))
-  most = serving_reads.of(made.card).most
-  ids = ids if most is None else ids[:, : most - 1]
-  end = tf.fill([tf.shape(text)[0], 1], EOS)
-  ids = tf.concat([ids, tf.RaggedTensor.from_tensor(end)], axis=1)
-  width = -(-tf.reduce_max(ids.row_lengths()) // ROUND) * ROUND
-  features = {"inputs": ids.to_tensor(0, shape=[None, None])}
-  short = tf.cast(width, tf.int32) - tf.shape(features["inputs"])[1]
-  features["inputs"] = tf.pad(features["inputs"], [[0, 0], [0, short]])
+  features = {"inputs": _rows(ids, serving_reads.of(made.card))}
   if made.card["place"] == "mark":
     message = f"This prompt stands where {MARK} is written; a text holds none."
     marked = tf.debugging.Assert(tf.reduce_all(found), [message])
     with tf.control_dependencies([marked]):
       features["mark"] = tf.cast(words.encode(before).row_lengths(), tf.int32)
   return features
+
+
+def _rows(ids: Any, reads: Reads) -> Tensor:
+  """Padded rows [B T] of ragged ids: `Reads.whole` in a graph."""
+  import tensorflow as tf
+
+  pad = reads.marks.pad
+  ids = ids if reads.most is None else ids[:, : reads.most - 1]
+  if reads.closed:
+    end = tf.fill([ids.nrows(out_type=tf.int32), 1], reads.marks.end)
+    ids = tf.concat([ids, tf.RaggedTensor.from_tensor(end)], axis=1)
+  longest = tf.maximum(tf.reduce_max(ids.row_lengths()), 1)
+  width = -(-longest // ROUND) * ROUND
+  rows = ids.to_tensor(pad, shape=[None, None])
+  short = tf.cast(width, tf.int32) - tf.shape(rows)[1]
+  return tf.pad(rows, [[0, 0], [0, short]], constant_values=pad)
 
 
 def _interface(function: Any) -> dict[str, Any]:

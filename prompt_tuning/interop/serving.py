@@ -23,10 +23,11 @@ import numpy as np
 from jax import export
 
 from prompt_tuning.data import lengths
+from prompt_tuning.data.given import Wants
 from prompt_tuning.data.task import MARK, split_mark
 from prompt_tuning.data.texts import short
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
-from prompt_tuning.interop.serving_files import EOS, Pieces
+from prompt_tuning.interop.serving_files import Pieces
 from prompt_tuning.interop.serving_reads import Reads
 from prompt_tuning.outputs import words
 
@@ -65,20 +66,24 @@ class Served:
     given = _checked(features, self.card)
     return jax.device_get(self.programs[program](self.weights, given))
 
-  def predict(self, texts: Iterable[Any], external: Any = None) -> list[str]:
+  def predict(
+    self, texts: Iterable[Any], external: Any = None, task: Any = None
+  ) -> list[str]:
     """One written answer a text.
 
     Args:
       texts: as for `pt.predict`, {column: text} where the prompt's template has several
-        columns. external: vectors [B C], for a prompt that reads some.
+        columns.
+      external, task: as for `pt.predict`.
     """
     if "classify" in self.programs:
-      return self._headed(texts, external)[0]
-    ids = self._answers("generate", texts, external).get("ids")
-    return [] if ids is None else words.answers(ids, self._pieces().decode)
+      return self._headed(texts, external, task)[0]
+    ids = self._answers("generate", texts, external, task).get("ids")
+    marks = serving_reads.of(self.card).marks
+    return [] if ids is None else words.answers(ids, self._pieces().decode, marks)
 
   def classify(
-    self, texts: Iterable[Any], external: Any = None
+    self, texts: Iterable[Any], external: Any = None, task: Any = None
   ) -> tuple[list[str], np.ndarray]:
     """The label of each text, and what its scores [B K] go by.
 
@@ -86,22 +91,28 @@ class Served:
     `outputs.classes`.
     """
     if "classify" in self.programs:
-      return self._headed(texts, external)
+      return self._headed(texts, external, task)
     labels = self.card.get("labels") or []
-    scores_BK = self._answers("choose", texts, external).get("scores")
+    scores_BK = self._answers("choose", texts, external, task).get("scores")
     if scores_BK is None:
       return [], np.zeros((0, len(labels)))
     return [labels[k] for k in scores_BK.argmax(1)], scores_BK
 
   def _headed(
-    self, texts: Iterable[Any], external: Any
+    self, texts: Iterable[Any], external: Any, task: Any
   ) -> tuple[list[str], np.ndarray]:
     """What the head says of each text, and its scores."""
     labels, head = self.card.get("labels"), self.card["head"]
-    scores = self._answers("classify", texts, external).get("scores")
+    scores = self._answers("classify", texts, external, task).get("scores")
     if scores is None:
       return [], np.zeros((0, len(labels or ())))
     return words.said(scores, labels, **head), scores
+
+  def _numbers(self, count: int, task: Any, reads: Reads) -> np.ndarray:
+    """Numbers of tasks [B]."""
+    wanted = Wants(reads.tasks, names=reads.names)
+    rows = wanted.beside(count, task)
+    return np.array([row["task"] for row in rows], np.int32)
 
   def _pieces(self) -> Pieces:
     if self.pieces is None:
@@ -111,7 +122,7 @@ class Served:
     return self.pieces
 
   def _answers(
-    self, program: str, texts: Iterable[Any], external: Any
+    self, program: str, texts: Iterable[Any], external: Any, task: Any
   ) -> dict[str, np.ndarray]:
     """What a program says of each text, in order; nothing of no text."""
     if program not in self.programs:
@@ -121,6 +132,8 @@ class Served:
     ids, marks = _tokens(texts, self._pieces(), marked, reads)
     if marked:
       columns["mark"] = marks
+    if reads.tasks or task is not None:
+      columns["task"] = self._numbers(len(ids), task, reads)
     columns = {name: np.asarray(value) for name, value in columns.items()}
     for name, value in columns.items():
       if value.shape[:1] != (len(ids),):
@@ -131,7 +144,7 @@ class Served:
     found, order = [], []
     for chosen, width, size in _batches(ids, reads):
       rows = [*chosen, *[chosen[-1]] * (min(size, _size(len(chosen))) - len(chosen))]
-      inputs = np.zeros((len(rows), width), np.int32)
+      inputs = np.full((len(rows), width), reads.marks.pad, np.int32)
       for row, number in zip(inputs, rows, strict=True):
         row[: len(ids[number])] = ids[number]
       rest = {name: value[np.array(rows)] for name, value in columns.items()}
@@ -149,7 +162,7 @@ def _batches(ids: Sequence[Sequence[int]], reads: Reads) -> Any:
   most = lengths.bound(MOST, reads.most or 0)
 
   def fit(numbers: Sequence[int], few: bool) -> int:
-    longest = max(sizes[i] for i in numbers)
+    longest = max(1, *(sizes[i] for i in numbers))
     rounds = -(-longest // ROUND)
     return ROUND * (_size(rounds) if few else rounds)
 
@@ -164,7 +177,7 @@ def _size(rows: int) -> int:
 def _tokens(
   texts: Iterable[Any], pieces: Pieces, marked: bool, reads: Reads
 ) -> tuple[list[list[int]], np.ndarray]:
-  """Ids of each text, end mark last, and how many of them stand before its mark."""
+  """Ids of each text, and how many of them stand before its mark."""
   if isinstance(texts, str | bytes | Mapping | Set) or not hasattr(texts, "__iter__"):
     raise ValueError(f"`texts` must be a list of texts, got {short(texts)}.")
   ids, marks = [], []
@@ -174,7 +187,7 @@ def _tokens(
       raise ValueError(
         f"`texts[{i}]` holds no {MARK}; this prompt stands where that is written."
       )
-    ids.append([*reads.cut(pieces.encode(rest)), EOS])
+    ids.append(reads.whole(pieces.encode(rest)))
     marks.append(-1 if before is None else len(pieces.encode(before)))
   return ids, np.array(marks, np.int32)
 
@@ -200,16 +213,23 @@ def _checked(
         f"`{name}` must be {dtype} {shape} (b: the same in all features), got "
         f"{value.dtype} {list(value.shape)}."
       )
-    _check_values(name, value, serving_reads.of(card).ids)
+    _check_values(name, value, serving_reads.of(card))
     given[name] = value.astype(dtype)
   return given
 
 
-def _check_values(name: str, value: np.ndarray, ids: int | None) -> None:
-  """Refuses ids that the model has not, and vectors that are not finite."""
-  if name == "inputs" and ids and not 0 <= value.min() <= value.max() < ids:
+def _check_values(name: str, value: np.ndarray, reads: Reads) -> None:
+  """Refuses ids and tasks that the model has not, and vectors that are not finite."""
+  least, ids = min(reads.marks.pad, 0), reads.ids
+  if name == "inputs" and ids and not least <= value.min() <= value.max() < ids:
     raise ValueError(
-      f"`inputs` must be ids from 0 to {ids - 1}, got {value.min()} to {value.max()}."
+      f"`inputs` must be ids from {least} to {ids - 1}, got {value.min()} to "
+      f"{value.max()}."
+    )
+  if name == "task" and not 0 <= value.min() <= value.max() < reads.tasks:
+    raise ValueError(
+      f"`task` must be numbers from 0 to {reads.tasks - 1}, got {value.min()} to "
+      f"{value.max()}."
     )
   if value.dtype.kind == "f" and not np.isfinite(value).all():
     raise ValueError(f"`{name}` holds numbers that are not finite.")

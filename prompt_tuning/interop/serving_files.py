@@ -13,7 +13,7 @@ from prompt_tuning.interop.finite import only_finite
 from prompt_tuning.interop.lazy import UnreadableError
 from prompt_tuning.interop.serving_card import CARD, PROGRAM, WEIGHTS
 
-EOS, FIRST_BYTE = 1, 3
+FIRST_BYTE = 3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import export
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
-from prompt_tuning.core.model import RESERVED_ID, PromptedModel
+from prompt_tuning.core.backbone import Backbone
+from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import check_labels
+from prompt_tuning.data.given import Wants
 from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.interop import serving_reads
 from prompt_tuning.interop.serving_card import FORMAT
@@ -29,6 +31,8 @@ from prompt_tuning.interop.serving_settings import Settings
 from prompt_tuning.outputs import choice
 from prompt_tuning.outputs.output import Output, said
 
+# What a text may bring besides itself.
+BESIDE = ("external", "task")
 # (weights by name, features by name) -> results by name.
 Program = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
 
@@ -73,14 +77,11 @@ class Servable:
 
   def _batch(self, features: Mapping[str, Array]) -> dict[str, Array]:
     """Model features of what the programs take."""
-    P = self.model.lengths.get("encoder", 0)
-    inputs_BT = features["inputs"]
-    start_B = starts(inputs_BT, self.card["place"], features.get("mark"))
-    ids, prompt_index = reserve(inputs_BT, start_B, P)
-    batch = {"inputs": ids, "prompt_index": prompt_index}
-    if "external" in features:
-      batch["external"] = features["external"]
-    return batch
+    inputs_BT, form = features["inputs"], self.model.backbone.format
+    at_B = form.starts(inputs_BT, self.card["place"], features.get("mark"), jnp)
+    batch = form.read(inputs_BT, self.model.lengths, at_B, jnp)
+    beside = {name: features[name] for name in BESIDE if name in features}
+    return {**batch, **beside}
 
   def symbols(self) -> dict[str, jax.ShapeDtypeStruct]:
     """The features that the programs take, B and T as symbols."""
@@ -90,36 +91,11 @@ class Servable:
     if prompt is not None and prompt.external_width:
       shape = (b, prompt.external_width)
       found["external"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    if prompt is not None and prompt.tasks:
+      found["task"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     if self.card["place"] == "mark":
       found["mark"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     return dict(sorted(found.items()))
-
-
-def starts(
-  inputs_BT: Int[Array, "B T"], place: str, mark_B: Int[Array, " B"] | None = None
-) -> Int[Array, " B"]:
-  """Where each row's reserved positions begin: `data.features.Layout` in a program."""
-  last_B = jnp.maximum((inputs_BT > 0).sum(1, dtype=jnp.int32) - 1, 0)
-  if place == "mark":
-    return jnp.clip(mark_B, 0, last_B)
-  if place == "end":
-    return last_B
-  first = 1 if place == "after_first" else 0
-  return jnp.full_like(last_B, first) * (inputs_BT[:, 0] > 0)
-
-
-def reserve(
-  inputs_BT: Int[Array, "B T"], start_B: Int[Array, " B"], length: int
-) -> tuple[Int[Array, "B {length}+T"], Int[Array, "B {length}+T"]]:
-  """Rows with `length` reserved positions put in, and their prompt_index."""
-  T = inputs_BT.shape[1]
-  here_1X = jnp.arange(T + length, dtype=jnp.int32)[None]
-  place_BX = here_1X - start_B[:, None]
-  reserved_BX = (place_BX >= 0) & (place_BX < length)
-  source_BX = jnp.where(place_BX < 0, here_1X, here_1X - length)
-  ids_BX = jnp.take_along_axis(inputs_BT, jnp.clip(source_BX, 0, T - 1), axis=1)
-  ids_BX = jnp.where(reserved_BX, RESERVED_ID, ids_BX)
-  return ids_BX, jnp.where(reserved_BX, place_BX, -1)
 
 
 def servable(session: Any, settings: Settings) -> Servable:
@@ -132,7 +108,7 @@ def servable(session: Any, settings: Settings) -> Servable:
   settings = settings.filled(known)
   outputs: tuple[Output, ...] = ()
   if session.model.head is not None:
-    session.labels(settings.labels, known.output)
+    session.answering(settings.labels, known.output)
     outputs = settings.output, _headed(session.model, known)
   elif settings.labels:
     encode = functools.partial(vocabularies.encode, loaded.vocabulary)
@@ -144,7 +120,7 @@ def servable(session: Any, settings: Settings) -> Servable:
     "jax": jax.__version__,
     "platforms": list(settings.platforms),
     "place": known.place,
-    "reads": reads(known, loaded.backbone.spec.vocabulary),
+    "reads": reads(known, loaded.backbone, session.wants),
     "labels": list(settings.labels) if settings.labels else None,
     "normalize_by_length": settings.normalize_by_length,
     "head": said(outputs[-1]) if outputs else None,
@@ -152,8 +128,9 @@ def servable(session: Any, settings: Settings) -> Servable:
     "backbone": {
       "name": loaded.name,
       "fingerprint": loaded.fingerprint,
-      "activations": jnp.dtype(loaded.backbone.config.dtype).name,
-      "architecture": loaded.backbone.config.to_json(),
+      "family": loaded.backbone.family,
+      "activations": jnp.dtype(loaded.backbone.switches["dtype"]).name,
+      "architecture": loaded.backbone.architecture,
     },
     "prompt": prompt.card,
   }
@@ -173,12 +150,19 @@ def _headed(model: PromptedModel, known: Conventions) -> Output:
   return output
 
 
-def reads(known: Conventions, ids: int) -> dict[str, Any]:
+_NOTHING = Wants()
+
+
+def reads(
+  known: Conventions, backbone: Backbone, wants: Wants = _NOTHING
+) -> dict[str, Any]:
   """What an artifact's card says of reading, from the prompt's; see `serving_reads`.
 
   Args:
-    known: what the prompt's card says. ids: how many the backbone has.
+    known: what the prompt's card says. backbone: whose ids they are.
+    wants: what the prompt reads besides texts.
   """
+  ids = backbone.spec.ids
   cut = known.truncate and known.inputs is not None
   template = None
   if known.reading is not None:
@@ -187,9 +171,13 @@ def reads(known: Conventions, ids: int) -> dict[str, Any]:
       for text, is_column in known.reading.pieces
       if text
     ]
+  told = {"tasks": wants.tasks, "names": list(wants.names) or None}
+  told = told if wants.tasks else {}
   return {
-    "ids": ids,
+    "ids": backbone.spec.vocabulary,
+    "marks": {"pad": ids.pad, "end": ids.end, "closed": backbone.format.closed},
     "template": template,
     "inputs": known.inputs if cut else None,
     "truncate": cut,
+    **told,
   }

@@ -5,14 +5,18 @@ A card says it under "reads":
   "ids": 32128          ids from 0 that the program takes
   "template": [["text", "review: "], ["column", "text"]], or null: texts as they are
   "inputs": 48, "truncate": true    longer inputs are cut to 48 ids, end mark included
+  "marks": {"pad": 0, "end": 1, "closed": true}    whether an end mark closes inputs
+  "tasks": 2, "names": ["a", "b"]   the prompt tells 2 tasks apart (null: unnamed)
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompt_tuning.core.ids import MARKS, Ids
 from prompt_tuning.data.task import MARK
 from prompt_tuning.data.texts import plain, short
+from prompt_tuning.interop.lazy import UnreadableError
 from prompt_tuning.interop.untrusted import Stated
 
 TEXT, COLUMN = "text", "column"
@@ -24,11 +28,17 @@ class Reads:
   ids: how many ids there are, or None where an older card does not say.
   most: ids of a text that are read, or None for all.
   template: (`TEXT` or `COLUMN`, the text or the column's name), or None.
+  tasks: how many the prompt tells apart, 0 for none. names: of these, or ().
+  marks: what pads and ends. closed: whether an end mark closes an input.
   """
 
   ids: int | None = None
   most: int | None = None
   template: tuple[tuple[str, str], ...] | None = None
+  tasks: int = 0
+  names: tuple[str, ...] = ()
+  marks: Ids = MARKS
+  closed: bool = True
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -62,6 +72,10 @@ class Reads:
     pieces = (values[text] if kind == COLUMN else text for kind, text in self.template)
     return "".join(pieces)
 
+  def whole(self, ids: Sequence[int]) -> list[int]:
+    """Ids of an input as the program takes them."""
+    return [*self.cut(ids), *([self.marks.end] if self.closed else [])]
+
   def cut(self, ids: Sequence[int]) -> list[int]:
     """Ids without an end mark, so many that there is room for it."""
     return list(ids if self.most is None else ids[: self.most - 1])
@@ -73,10 +87,15 @@ def of(card: Mapping[str, Any]) -> Reads:
   if said is None:
     return Reads()
   template = said.get("template")
+  marks = said.get("marks", {"pad": 0, "end": 1, "closed": True})
   return Reads(
     said["ids"],
     said["inputs"] if said["truncate"] else None,
     None if template is None else tuple(map(tuple, template)),
+    said.get("tasks") or 0,
+    tuple(said.get("names") or ()),
+    Ids(marks["pad"], end=marks["end"], reserved=-2),
+    marks["closed"],
   )
 
 
@@ -89,8 +108,17 @@ def check(stated: Stated) -> None:
   stated.count("ids", least=1)
   if stated.flag("truncate"):
     stated.count("inputs", least=1)
+  if stated.has("tasks"):
+    count = stated.count("tasks", least=1)
+    if stated.has("names") and len(stated.texts("names")) != count:
+      stated.need("names", lambda value: False, f"{count} texts, each once")
   if stated.has("template"):
     stated.need("template", _is_template, "[kind, text] pairs with a column")
+  if stated.has("marks"):
+    marks = stated.child("marks")
+    marks.flag("closed")
+    if marks.count("pad", least=-1) == marks.count("end"):
+      raise UnreadableError(f"{marks.where!r} says that one id pads and ends.")
 
 
 def _is_template(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A backbone on disk, whatever its format: T5X's names, shapes, and lazy reading."""
+"""A T5 on disk, whatever its format: T5X's names, shapes, and lazy reading."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ import numpy as np
 from prompt_tuning.backbones.t5 import files, int8
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.core.context import Spec
 from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.interop.finite import only_finite
 from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError, stacked
@@ -42,6 +43,11 @@ class Source:
   prompts: Mapping[str, Lazy] = dataclasses.field(default_factory=dict)
   vocabulary: str | None = None
   step: int | None = None
+
+  @property
+  def spec(self) -> Spec:
+    """Of the backbone that it holds."""
+    return T5(self.config).spec
 
 
 def load(

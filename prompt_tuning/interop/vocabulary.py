@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from prompt_tuning.core import files
+from prompt_tuning.core.context import Spec
 from prompt_tuning.data import tokenizer_files, vocabularies
 from prompt_tuning.interop import places, untrusted
 from prompt_tuning.interop.lazy import UnreadableError
@@ -13,8 +14,6 @@ from prompt_tuning.interop.lazy import UnreadableError
 SENTENCEPIECE = "spiece.model"
 # Rows beyond the ids: to a multiple of 128, and 100 or 125 sentinels.
 PADDING = 255
-# What a T5 pads and ends with; its decoder starts from the first.
-PAD, EOS = 0, 1
 
 
 def located(vocabulary: Any, argument: str = "VOCABULARY") -> Any:
@@ -107,31 +106,32 @@ def _added(where: str) -> list[str]:
 
 
 def check_vocabulary(
-  rows: int, vocabulary: Any, name: str, padding: float = PADDING
+  spec: Spec, vocabulary: Any, name: str, padding: float = PADDING
 ) -> None:
   """Refuses a vocabulary that is another backbone's.
 
   Args:
-    rows: of the token table. vocabulary: ours or SeqIO's. name: of the backbone.
+    spec: of the backbone. vocabulary: ours or SeqIO's. name: of the backbone.
     padding: rows without an id that are understood, as 32128 rows for 32100 ids.
 
   Raises:
     ValueError: if there are more ids than rows, or far fewer, or it pads or ends a text
-      with other ids than a T5.
+      with other ids than the backbone.
   """
-  ids = vocabulary.vocab_size
+  ids, rows = vocabulary.vocab_size, spec.vocabulary
   if ids > rows or ids < rows - padding:
     raise ValueError(
       f"The vocabulary has {ids} ids, but the backbone {name!r} has {rows} rows: it is "
       "another backbone's vocabulary. Bind `VOCABULARY` to its own, with `extra_ids` "
       "if its sentinels are counted otherwise."
     )
-  marks = vocabulary.pad_id, vocabulary.eos_id
-  if marks != (PAD, EOS):
+  marks, own = (vocabulary.pad_id, vocabulary.eos_id), (spec.ids.pad, spec.ids.end)
+  # A family that pads with no word of its own takes any.
+  if marks[own[0] < 0 :] != own[own[0] < 0 :]:
     raise ValueError(
       f"The vocabulary ({vocabulary}) pads with the id {marks[0]} and ends a text with "
-      f"{marks[1]}, but the backbone {name!r} is a T5, which pads with {PAD} and ends "
-      f"with {EOS}: give the T5's own vocabulary."
+      f"{marks[1]}, but the backbone {name!r} pads with {own[0]} and ends with "
+      f"{own[1]}: give its own vocabulary."
     )
 
 

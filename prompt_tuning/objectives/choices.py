@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.core.forward import Forward
-from prompt_tuning.core.model import Batch, features
+from prompt_tuning.core.ids import Ids
+from prompt_tuning.core.model import Batch
 from prompt_tuning.decoding.search import log_prob
 from prompt_tuning.objectives.objective import Objective, Term, Words
 
@@ -63,36 +64,36 @@ class Choices(Objective):
         "LABELS, or lower cross-entropy alone."
       )
     rows = [(*map(int, words.encode(label)), words.end) for label in labels]
-    width = max(map(len, rows))
-    padded = tuple(row + (0,) * (width - len(row)) for row in rows)
-    return dataclasses.replace(self, labels=padded)
+    return dataclasses.replace(self, labels=tuple(rows))
 
-  def count(self, batch: Batch) -> Float[Array, ""]:
+  def count(self, batch: Batch, ids: Ids) -> Float[Array, ""]:
     """Examples; of "unlikelihood" tokens of labels that are not the target."""
-    right_BK = self._right(batch)
+    right_BK = self._right(batch, ids)
     known_B = right_BK.any(-1)
     if self.kind != "unlikelihood":
       return known_B.sum().astype(jnp.float32)
-    tokens_K = (self._ids > 0).sum(-1)
+    tokens_K = np.array([len(row) for row in self.labels])
     wrong_BK = ~right_BK & known_B[:, None]
     return (wrong_BK * tokens_K).sum().astype(jnp.float32)
 
-  @property
-  def _ids(self) -> Int[np.ndarray, "K U"]:
-    return np.asarray(self.labels, np.int32)
+  def _ids(self, ids: Ids) -> Int[np.ndarray, "K U"]:
+    width = max(map(len, self.labels))
+    rows = [[*row, *[ids.pad] * (width - len(row))] for row in self.labels]
+    return np.array(rows, np.int32)
 
-  def _right(self, batch: Batch) -> Bool[Array, "B K"]:
+  def _right(self, batch: Batch, ids: Ids) -> Bool[Array, "B K"]:
     """Which label each row's target is."""
-    targets_BU, ids_KU = batch["targets"], self._ids
+    targets_BU, ids_KU = batch["targets"], self._ids(ids)
     wide = max(targets_BU.shape[1], ids_KU.shape[1])
     index_BU = jnp.broadcast_to(jnp.arange(wide), (len(targets_BU), wide))
     if "decoder_prompt_index" in batch:
       # Reserved positions stand in front.
       index_BU += (batch["decoder_prompt_index"] >= 0).sum(-1, keepdims=True)
     own_BU = jnp.take_along_axis(
-      targets_BU, index_BU, axis=1, mode="fill", fill_value=0
+      targets_BU, index_BU, axis=1, mode="fill", fill_value=ids.pad
     )
-    ids_KU = np.pad(ids_KU, ((0, 0), (0, wide - ids_KU.shape[1])))
+    room = (0, 0), (0, wide - ids_KU.shape[1])
+    ids_KU = np.pad(ids_KU, room, constant_values=ids.pad)
     return (own_BU[:, None] == ids_KU).all(-1)
 
   def __call__(self, forward: Forward) -> Term:
@@ -101,10 +102,11 @@ class Choices(Objective):
         "`PACK_SEGMENTS` is above 1, but the objective scores labels after each row. "
         "Set PACK_SEGMENTS = 1."
       )
-    right_BK = self._right(forward.batch)
+    right_BK = self._right(forward.batch, forward.ids)
     known_B = right_BK.any(-1)
-    logs_BKU, real_KU = self._logs(forward), jnp.asarray(self._ids > 0)
-    weight = self.count(forward.batch)
+    logs_BKU = self._logs(forward)
+    real_KU = jnp.asarray(forward.ids.is_real(self._ids(forward.ids)))
+    weight = self.count(forward.batch, forward.ids)
     if self.kind == "unlikelihood":
       lost_BKU = -jnp.log(1 - jnp.exp(logs_BKU) + _FLOOR)
       wrong_BK1 = (~right_BK & known_B[:, None])[..., None]
@@ -129,15 +131,13 @@ class Choices(Objective):
 
   def _logs(self, forward: Forward) -> Float[Array, "B K U"]:
     """Log-probabilities of the tokens of each label."""
-    ids_KU, B = jnp.asarray(self._ids), forward.batch["inputs"].shape[0]
-    prompted = {"decoder": forward.model.lengths.get("decoder", 0)}
-    forward.encoded  # noqa: B018  Once, outside of the map.
+    ids_KU = jnp.asarray(self._ids(forward.ids))
+    B = forward.batch["inputs"].shape[0]
+    forward.reading  # noqa: B018  Once, outside of the map.
 
     def one(ids_U: Array) -> Array:
       rows_BU = jnp.broadcast_to(ids_U, (B, len(ids_U)))
-      targets = features(rows_BU, rows_BU, prompted)
-      logits_BUV = forward.logits(forward.continued(targets))
-      return log_prob(logits_BUV, targets["targets"])[:, prompted["decoder"] :]
+      return log_prob(forward.logits(forward.continued(rows_BU)), rows_BU)
 
     size = min(self.chunk, len(ids_KU)) or len(ids_KU)
     return jax.lax.map(one, ids_KU, batch_size=size).swapaxes(0, 1)

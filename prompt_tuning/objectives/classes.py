@@ -13,15 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import Ids
 from prompt_tuning.objectives.objective import Objective, Term
 
 
 class _OfHead(Objective):
   """What the losses of a head share: a mean over examples."""
 
-  def count(self, batch: Any) -> Float[Array, ""]:
+  def count(self, batch: Any, ids: Ids) -> Float[Array, ""]:
     """Examples."""
-    return real_examples(batch).sum().astype(jnp.float32)
+    return real_examples(batch, ids).sum().astype(jnp.float32)
 
   def __call__(self, forward: Forward) -> Term:
     batch, scores_RC = forward.batch, forward.head
@@ -30,7 +31,7 @@ class _OfHead(Objective):
       labels = labels.reshape(-1, *labels.shape[2:])
     real_R = forward.examples.astype(jnp.float32)
     loss_R, metrics = self.losses(scores_RC, labels)
-    weight = self.count(batch)
+    weight = self.count(batch, forward.ids)
     found = {name: ((x_R * real_R).sum(), weight) for name, x_R in metrics.items()}
     return Term((loss_R * real_R).sum(), weight, found)
 
@@ -94,10 +95,10 @@ class SquaredError(_OfHead):
     return jnp.square(error_R), {"absolute_error": jnp.abs(error_R)}
 
 
-def real_examples(batch: Any) -> Bool[Array, " R"]:
+def real_examples(batch: Any, ids: Ids) -> Bool[Array, " R"]:
   """Where there is an example, and neither a row that fills up nor an empty segment."""
   if "decoder_segment_ids" not in batch:
-    return (batch["targets"] > 0).any(1)
+    return ids.is_real(batch["targets"]).any(1)
   S = batch["labels"].shape[1]
   numbers_S = jnp.arange(1, S + 1)[None, :, None]
   own_BSU = batch["decoder_segment_ids"][:, None] == numbers_S

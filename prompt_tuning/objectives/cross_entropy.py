@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import Ids
 from prompt_tuning.objectives.objective import Objective, Term
 
 
@@ -45,32 +46,37 @@ class CrossEntropy(Objective):
         f"`CrossEntropy.most_logits` must be at least 1, got {self.most_logits}."
       )
 
-  def count(self, batch: Any) -> Float[Array, ""]:
+  def count(self, batch: Any, ids: Ids) -> Float[Array, ""]:
     """Target tokens."""
-    return (batch["targets"] > 0).sum().astype(jnp.float32)
+    return ids.is_real(batch["targets"]).sum().astype(jnp.float32)
 
   def __call__(self, forward: Forward) -> Term:
     states_BUH, targets_BU = forward.states, forward.batch["targets"]
+    ids = forward.ids
 
     def sums(states_BUH: Array, targets_BU: Array) -> tuple[Array, Array, Array]:
-      return self._sums(forward.logits(states_BUH), targets_BU)
+      return self._sums(forward.logits(states_BUH), targets_BU, ids)
 
     B, U = targets_BU.shape
     few = max(1, self.most_logits // (B * forward.model.backbone.spec.vocabulary))
     if few >= U:
       found = sums(states_BUH, targets_BU)
     else:
-      found = _in_parts(jax.checkpoint(sums), few, states_BUH, targets_BU)
+      parts = states_BUH, targets_BU, ids.pad
+      found = _in_parts(jax.checkpoint(sums), few, *parts)
     loss, plain, right = found
-    weight = self.count(forward.batch)
+    weight = self.count(forward.batch, ids)
     metrics = {"cross_entropy": (plain, weight), "token_accuracy": (right, weight)}
     return Term(loss, weight, metrics)
 
   def _sums(
-    self, logits_BUV: Float[Array, "B U V"], targets_BU: Int[Array, "B U"]
+    self,
+    logits_BUV: Float[Array, "B U V"],
+    targets_BU: Int[Array, "B U"],
+    ids: Ids,
   ) -> tuple[Array, Array, Array]:
     """Loss, plain cross-entropy and right tokens, summed over the real targets."""
-    real_BU = (targets_BU > 0).astype(jnp.float32)
+    real_BU = ids.is_real(targets_BU).astype(jnp.float32)
     loss_BU, plain_BU = token_losses(
       logits_BUV, targets_BU, self.z_loss, self.label_smoothing
     )
@@ -81,12 +87,16 @@ class CrossEntropy(Objective):
 
 
 def _in_parts(
-  sums: Any, few: int, states_BUH: Float[Array, "B U H"], targets_BU: Int[Array, "B U"]
+  sums: Any,
+  few: int,
+  states_BUH: Float[Array, "B U H"],
+  targets_BU: Int[Array, "B U"],
+  pad: int = 0,
 ) -> Any:
   """Adds up `sums` over parts of `few` target positions, one after another."""
   missing = -targets_BU.shape[1] % few
   states_BUH = jnp.pad(states_BUH, ((0, 0), (0, missing), (0, 0)))
-  targets_BU = jnp.pad(targets_BU, ((0, 0), (0, missing)))
+  targets_BU = jnp.pad(targets_BU, ((0, 0), (0, missing)), constant_values=pad)
 
   def divided(x: Array) -> Array:
     return x.reshape(x.shape[0], -1, few, *x.shape[2:]).swapaxes(0, 1)

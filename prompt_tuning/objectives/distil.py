@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.model import Batch
 from prompt_tuning.objectives.objective import Objective, Term
 
@@ -49,17 +50,17 @@ class Distil(Objective):
   def teachers(self) -> tuple[str, ...]:
     return (self.teacher,)
 
-  def count(self, batch: Batch) -> Float[Array, ""]:
+  def count(self, batch: Batch, ids: Ids) -> Float[Array, ""]:
     """Target tokens."""
-    return (batch["targets"] > 0).sum().astype(jnp.float32)
+    return ids.is_real(batch["targets"]).sum().astype(jnp.float32)
 
   def __call__(self, forward: Forward) -> Term:
     teacher = forward.teacher(self.teacher)
     apart_BU = self._apart(
       forward.logits(forward.states), teacher.logits(teacher.states)
     )
-    total = jnp.where(forward.batch["targets"] > 0, apart_BU, 0).sum()
-    weight = self.count(forward.batch)
+    total = jnp.where(forward.real, apart_BU, 0).sum()
+    weight = self.count(forward.batch, forward.ids)
     return Term(total, weight, {f"distil_{self.kind}": (total, weight)})
 
   def _apart(
@@ -93,22 +94,22 @@ class DistilStates(Objective):
   def teachers(self) -> tuple[str, ...]:
     return (self.teacher,)
 
-  def count(self, batch: Batch) -> Float[Array, ""]:
+  def count(self, batch: Batch, ids: Ids) -> Float[Array, ""]:
     """Positions of the stack that are no pads."""
-    ids = batch["inputs" if self.side == "encoder" else "targets"]
-    return (ids > 0).sum().astype(jnp.float32)
+    rows = batch["inputs" if self.side == "encoder" else "targets"]
+    return ids.is_real(rows).sum().astype(jnp.float32)
 
   def __call__(self, forward: Forward) -> Term:
     teacher = forward.teacher(self.teacher)
     if self.side == "decoder":
       pair = forward.states, teacher.states
-      mask_BT = forward.batch["targets"] > 0
+      mask_BT = forward.real
     else:
       (left, mask_BT), (right, other_BT) = forward.encoded, teacher.encoded
       pair, mask_BT = (left, right), mask_BT & other_BT
     apart_BT = jnp.square(pair[0] - pair[1]).mean(-1)
     total = jnp.where(mask_BT, apart_BT, 0).sum()
-    weight = self.count(forward.batch)
+    weight = self.count(forward.batch, forward.ids)
     return Term(total, weight, {f"distil_{self.side}": (total, weight)})
 
 

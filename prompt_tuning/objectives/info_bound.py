@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.model import Batch
 from prompt_tuning.objectives.objective import Objective, Term, Words
 
@@ -94,9 +95,9 @@ class InfoBound(Objective):
     }
     return {"words": jnp.stack(rows).astype(jnp.float32), **heads}
 
-  def count(self, batch: Batch) -> Float[Array, ""]:
+  def count(self, batch: Batch, ids: Ids) -> Float[Array, ""]:
     """Examples."""
-    return (batch["targets"] > 0).any(-1).sum().astype(jnp.float32)
+    return ids.is_real(batch["targets"]).any(-1).sum().astype(jnp.float32)
 
   def __call__(self, forward: Forward) -> Term:
     own, q_RH = forward.own(self.name), _prompt(forward)
@@ -104,7 +105,7 @@ class InfoBound(Objective):
     head_B, head_bound_B = self._head(forward, own, q_RH)
     text_B, text_bound_B, kl_B = self._text(forward, own, q_RH)
     lost_B = self.gamma * head_B + self.beta * text_B + self.kl * kl_B
-    weight = self.count(forward.batch)
+    weight = self.count(forward.batch, forward.ids)
     shown = {"bound_head": head_bound_B, "bound_text": text_bound_B, "kl": kl_B}
     metrics = {f"info_{k}": ((x * real_B).sum(), weight) for k, x in shown.items()}
     return Term((lost_B * real_B).sum(), weight, metrics)
@@ -112,7 +113,7 @@ class InfoBound(Objective):
   def _head(self, forward: Forward, own: Any, q_RH: Array) -> tuple[Array, Array]:
     """L_h and its bound of each example."""
     batch, c_H = forward.batch, own["words"].mean(0)
-    text_BT = (batch["inputs"] > 0) & (batch["prompt_index"] < 0)
+    text_BT = forward.ids.is_real(batch["inputs"]) & (batch["prompt_index"] < 0)
     weights = jax.lax.stop_gradient(forward.params["backbone"])
     tokens_BTH = forward.model.backbone.embed(weights, batch["inputs"])
     own_R1 = _cosine(q_RH, c_H)[:, None] / self.temperature

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import Ids
 
 
 class Words(NamedTuple):
@@ -66,8 +67,12 @@ class Objective(abc.ABC):
     return self
 
   @abc.abstractmethod
-  def count(self, batch: Any) -> Float[Array, ""]:
-    """What it will divide by; adds up over the parts of a batch."""
+  def count(self, batch: Any, ids: Ids) -> Float[Array, ""]:
+    """What it will divide by; adds up over the parts of a batch.
+
+    Args:
+      batch: features. ids: of the backbone, which say what pads.
+    """
 
   @abc.abstractmethod
   def __call__(self, forward: Forward) -> Term:
@@ -128,10 +133,10 @@ def parts(objective: Any) -> tuple[Part, ...]:
   return found
 
 
-def counts(objective: Any, batch: Any) -> tuple[Array, ...]:
+def counts(objective: Any, batch: Any, ids: Ids) -> tuple[Array, ...]:
   """What each term divides by, over a whole batch; a single term tells by itself."""
   found = parts(objective)
-  return tuple(part.objective.count(batch) for part in found if len(found) > 1)
+  return tuple(part.objective.count(batch, ids) for part in found if len(found) > 1)
 
 
 def terms(objective: Any, forward: Forward) -> tuple[Term, ...]:

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from prompt_tuning.core.ids import MARKS, Ids
 from prompt_tuning.decoding import score
-
-EOS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Choice:
     self, model: Any, labels: Sequence[str], encode: Callable[[str], Sequence[int]]
   ) -> Any:
     """(params, batch, numbers) -> `scores`, the labels' log-probabilities [B K]."""
-    ids_KU = label_rows(labels, encode)
+    ids_KU = label_rows(labels, encode, model.backbone.spec.ids)
 
     def choose(params: Any, batch: Any, numbers: Any) -> Any:
       rule = self.normalize_by_length, self.chunk
@@ -60,7 +59,7 @@ class Choice:
     return choose
 
   def records(
-    self, arrays: Any, labels: Sequence[str], decode: Any = None
+    self, arrays: Any, labels: Sequence[str], decode: Any = None, marks: Ids = MARKS
   ) -> list[dict[str, Any]]:
     """The best label of each row, and the log-probability of every one."""
     scores_BK = np.asarray(arrays["scores"])
@@ -70,22 +69,26 @@ class Choice:
     ]
 
   def ids(
-    self, arrays: Any, labels: Sequence[str], encode: Callable[[str], Sequence[int]]
+    self,
+    arrays: Any,
+    labels: Sequence[str],
+    encode: Callable[[str], Sequence[int]],
+    marks: Ids = MARKS,
   ) -> tuple[Any, Any]:
     """Ids [B U] of the best label of each row, and its score [B]."""
     scores_BK = arrays["scores"]
-    ids_KU = jnp.asarray(label_rows(labels, encode))
+    ids_KU = jnp.asarray(label_rows(labels, encode, marks))
     return ids_KU[scores_BK.argmax(1)], scores_BK.max(1)
 
 
 def label_rows(
-  labels: Sequence[str], encode: Callable[[str], Sequence[int]], eos: int = EOS
+  labels: Sequence[str], encode: Callable[[str], Sequence[int]], marks: Ids = MARKS
 ) -> Int[np.ndarray, "K U"]:
-  """Ids of the labels, each closed by the end mark, 0 padded.
+  """Ids of the labels, each closed by the end mark, padded.
 
   Args:
     labels: K different texts. encode: text -> piece ids without an end mark.
-    eos: the end mark.
+    marks: what ends and pads, of the backbone (`Spec.ids`).
   """
   rows = [tuple(int(i) for i in encode(label)) for label in labels]
   empty = [label for label, row in zip(labels, rows, strict=True) if not row]
@@ -103,7 +106,8 @@ def label_rows(
       )
     first[row] = label
   width = max(map(len, rows)) + 1
-  padded = [[*row, eos] + [0] * (width - 1 - len(row)) for row in rows]
+  pads = [[marks.pad] * (width - 1 - len(row)) for row in rows]
+  padded = [[*row, marks.end, *rest] for row, rest in zip(rows, pads, strict=True)]
   return np.array(padded, np.int32)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import MARKS, Ids
 from prompt_tuning.outputs.words import said
 
 
@@ -48,7 +49,7 @@ class _OfHead:
     raise NotImplementedError
 
   def records(
-    self, arrays: Any, labels: Any, decode: Any = None
+    self, arrays: Any, labels: Any, decode: Any = None, marks: Ids = MARKS
   ) -> list[dict[str, Any]]:
     """What the head says of each row, see `outputs.words.said`, and its scores."""
     scores = np.asarray(arrays["scores"])
@@ -64,7 +65,11 @@ class _OfHead:
     ]
 
   def ids(
-    self, arrays: Any, labels: Any, encode: Callable[[str], Sequence[int]]
+    self,
+    arrays: Any,
+    labels: Any,
+    encode: Callable[[str], Sequence[int]],
+    marks: Ids = MARKS,
   ) -> tuple[Any, Any]:
     """A head writes no ids.
 

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from prompt_tuning.core.ids import MARKS, Ids
 from prompt_tuning.outputs.choice import Choice
 from prompt_tuning.outputs.classes import Label, Labels, Number
 from prompt_tuning.outputs.text import Beam, Greedy, Sample
@@ -48,13 +49,17 @@ class Output(Protocol):
     """
 
   def records(
-    self, arrays: Any, labels: Names, decode: Callable[[Sequence[int]], str]
+    self,
+    arrays: Any,
+    labels: Names,
+    decode: Callable[[Sequence[int]], str],
+    marks: Ids = MARKS,
   ) -> list[dict[str, Any]]:
     """One record a row: `prediction`, a text, and what it goes by.
 
     Args:
       arrays: of `program`, on the host. labels: those it was made with.
-      decode: piece ids -> text.
+      decode: piece ids -> text. marks: what ends and pads (`Spec.ids`).
     """
 
   def ids(
@@ -62,11 +67,12 @@ class Output(Protocol):
     arrays: Any,
     labels: Names,
     encode: Callable[[str], Sequence[int]],
+    marks: Ids = MARKS,
   ) -> tuple[Any, Any]:
     """The answers as ids [B U] and their scores [B], for whoever takes no text.
 
     Args:
-      arrays: of `program`, traced or not. labels, encode: as there.
+      arrays: of `program`, traced or not. labels, encode: as there. marks: see above.
     """
 
 

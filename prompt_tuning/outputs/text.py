@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from prompt_tuning.core.ids import MARKS, Ids
 from prompt_tuning.decoding import decode as decoding
 from prompt_tuning.outputs.words import answers as answers
 from prompt_tuning.outputs.words import words as words
@@ -43,16 +44,22 @@ class _Text:
     return None
 
   def records(
-    self, arrays: Any, labels: Any, decode: Callable[[Sequence[int]], str]
+    self,
+    arrays: Any,
+    labels: Any,
+    decode: Callable[[Sequence[int]], str],
+    marks: Ids = MARKS,
   ) -> list[dict[str, Any]]:
     """The text of each row, and its log-probability; the best of several."""
     ids, best_B = self.ids(arrays)
     return [
       {"prediction": answer, "log_probability": float(value)}
-      for answer, value in zip(answers(ids, decode), best_B, strict=True)
+      for answer, value in zip(answers(ids, decode, marks), best_B, strict=True)
     ]
 
-  def ids(self, arrays: Any, labels: Any = None, encode: Any = None) -> Any:
+  def ids(
+    self, arrays: Any, labels: Any = None, encode: Any = None, marks: Ids = MARKS
+  ) -> Any:
     """The ids [B U] and log-probabilities [B]; of several sequences, the best."""
     ids, log_probs = arrays["ids"], arrays["log_probability"]
     return (ids[:, 0], log_probs[:, 0]) if ids.ndim == 3 else (ids, log_probs)

@@ -5,20 +5,19 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.core.ids import MARKS, Ids
 from prompt_tuning.core.labels import joined
-
-EOS = 1
 
 
 def answers(
-  ids: Any, decode: Callable[[Sequence[int]], str], eos: int = EOS
+  ids: Any, decode: Callable[[Sequence[int]], str], marks: Ids = MARKS
 ) -> list[str]:
   """One string a row: what stands before the end mark, without padding.
 
   Args:
     ids: integers [B U], or [B K U] best first, of which the first is taken.
     decode: piece ids -> text.
-    eos: the end mark.
+    marks: what ends and pads, of the backbone (`Spec.ids`).
   """
   ids = np.asarray(ids)
   if ids.ndim not in (2, 3) or not np.issubdtype(ids.dtype, np.integer):
@@ -27,14 +26,14 @@ def answers(
       "Pass what `generate` returned first, not its log-probabilities."
     )
   best_BU = ids[:, 0] if ids.ndim == 3 else ids
-  return [decode(words(row_U, eos)) for row_U in best_BU]
+  return [decode(words(row_U, marks)) for row_U in best_BU]
 
 
-def words(row_U: Any, eos: int = EOS) -> list[int]:
+def words(row_U: Any, marks: Ids = MARKS) -> list[int]:
   """The ids of one row before its end mark, pads left out."""
   row = [int(i) for i in row_U]
-  row = row[: row.index(eos)] if eos in row else row
-  return [i for i in row if i > 0]
+  row = row[: row.index(marks.end)] if marks.end in row else row
+  return [i for i in row if marks.is_real(i)]
 
 
 def said(

@@ -5,55 +5,42 @@ The only reader of `Injection` for this family. Parameters are the tree that
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import changes, fused, int8, layered, views
+from prompt_tuning.backbones.t5 import cached, changes, fused, int8, layered, views
 from prompt_tuning.backbones.t5 import prefix as prefixes
-from prompt_tuning.backbones.t5.config import SWITCHES, T5Config
+from prompt_tuning.backbones.t5.config import IDS, SWITCHES, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
 from prompt_tuning.backbones.t5.places import places
 from prompt_tuning.core import injection as inject
 from prompt_tuning.core.context import Spec
+from prompt_tuning.core.format import EncoderDecoder
 from prompt_tuning.core.injection import Injection
 
 Params = Any
-Cache = Any
 
 
-# The id that targets begin with.
-START = 0
-
-
-@flax.struct.dataclass
-class Memory:
-  """What every step of decoding reads and none changes.
+class Encoded(NamedTuple):
+  """What the decoder reads of the inputs.
 
   Attributes:
-    cross: keys and values of each layer's cross-attention.
-    mask: true where one may be attended to [B T].
-    changes: of the decoder's layers.
-    layered: which keys a layer must not see.
-    opening: places before the first written token.
+    states: encodings [B T H]. mask: true where they may be attended to [B T].
   """
 
-  cross: Any
+  states: Float[Array, "B T H"]
   mask: Bool[Array, "B T"]
-  changes: Any
-  layered: Any
-  opening: int = flax.struct.field(pytree_node=False)
 
 
 def text_places(batch: dict[str, Array]) -> Int[Array, "B T"]:
   """Place of each token in its own text, reserved positions left out; -1 elsewhere."""
   inputs_BT = batch["inputs"]
-  text_BT = inputs_BT > 0
+  text_BT = IDS.is_real(inputs_BT)
   if "prompt_index" in batch:
     text_BT &= batch["prompt_index"] < 0
   before_BT = jnp.cumsum(text_BT, axis=1) - 1
@@ -65,6 +52,14 @@ def text_places(batch: dict[str, Array]) -> Int[Array, "B T"]:
     starts_BT = first_BT - jnp.where(segments_BT != earlier_BT, text_BT, False)
     before_BT = before_BT - jax.lax.cummax(starts_BT, axis=1)
   return jnp.where(text_BT, before_BT, -1)
+
+
+def _keys(key: Any) -> tuple[Any, Any]:
+  """Keys of the encoder and of the decoder; see `core.backbone.prompt_key`."""
+  if key is None:
+    return None, None
+  read_key, write_key = jax.random.split(key)
+  return jax.random.split(read_key)[1], write_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +79,21 @@ class T5:
   @property
   def spec(self) -> Spec:
     config = self.config
-    return Spec(config.emb_dim, config.vocab_size, places(config))
+    return Spec(config.emb_dim, config.vocab_size, places(config), ids=IDS)
+
+  @property
+  def format(self) -> EncoderDecoder:
+    return EncoderDecoder(IDS)
+
+  @property
+  def architecture(self) -> dict[str, Any]:
+    """What must match for weights to fit, as JSON has it."""
+    return self.config.to_json()
+
+  @property
+  def switches(self) -> dict[str, Any]:
+    """What may change while weights still fit."""
+    return {name: getattr(self.config, name) for name in SWITCHES}
 
   @property
   def cache_axis(self) -> int:
@@ -143,7 +152,7 @@ class T5:
     return table.wide() if isinstance(table, int8.Quantised) else table
 
   def embed(self, params: Params, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:
-    return self._apply(params, "embed", ids)
+    return self.apply(params, "embed", ids)
 
   def encode_rows(
     self,
@@ -153,7 +162,7 @@ class T5:
     segments_BT: Int[Array, "B T"] | None = None,
   ) -> Float[Array, "B T H"]:
     """Encodings of rows without a prompt, packed or not, dropout off."""
-    return self._apply(params, "encode", embeddings_BTH, mask_BT, segments_BT)
+    return self.apply(params, "encode", embeddings_BTH, mask_BT, segments_BT)
 
   def encode(
     self,
@@ -173,7 +182,7 @@ class T5:
     """
     inputs_BT = batch["inputs"]
     x_BTH = self.embed(params, inputs_BT)
-    mask_BT = inputs_BT > 0
+    mask_BT = IDS.is_real(inputs_BT)
     segments_BT = batch.get("segment_ids")
     injection = injection or Injection()
     offset, slots = injection.get("encoder.offset"), injection.get("encoder.input")
@@ -189,25 +198,25 @@ class T5:
       if slots.mask is not None:
         mask_BT &= inject.visible(slots.mask, index_BT, segments_BT)
     B = x_BTH.shape[0]
-    prefix = self._prefix(injection.get("encoder.kv"), B, segments_BT)
-    changed = self._changes(injection, "encoder", B, segments_BT)
+    prefix = self.prefixed(injection.get("encoder.kv"), B, segments_BT)
+    changed = self.changed(injection, "encoder", B, segments_BT)
     placed = None
     if held is not None:
       front = 0 if prefix is None else prefix.allowed.shape[-1]
-      rows = batch["prompt_index"], front, 0, segments_BT, inputs_BT > 0
+      rows = batch["prompt_index"], front, 0, segments_BT, IDS.is_real(inputs_BT)
       placed = layered.layered(held, "encoder", self.config, *rows)
-    encoded_BTH = self._apply(
+    encoded_BTH = self.apply(
       params, "encode", x_BTH, mask_BT, segments_BT, prefix, changed, placed, key=key
     )
     return encoded_BTH, mask_BT
 
-  def _prefix(self, held: Any, B: int, segments_BT: Any = None) -> Any:
+  def prefixed(self, held: Any, B: int, segments_BT: Any = None) -> Any:
     if held is None:
       return None
     vectors = held.vectors, held.mask
     return prefixes.prefix(*vectors, B, segments_BT, self.config)
 
-  def _changes(self, injection: Injection | None, stack: str, *rows: Any) -> Any:
+  def changed(self, injection: Injection | None, stack: str, *rows: Any) -> Any:
     inputs = {name: tables.inputs for name, tables in self.spec.places.items()}
     return changes.of(injection, stack, inputs, *rows)
 
@@ -230,12 +239,12 @@ class T5:
       index_BU = layered.of_input(batch["decoder_prompt_index"], held)
       x_BUH = inject.fill(x_BUH, slots.vectors, index_BU, segments_BU)
     B = x_BUH.shape[0]
-    prefix, placed = self._prefix(injection.get("decoder.kv"), B, segments_BU), None
+    prefix, placed = self.prefixed(injection.get("decoder.kv"), B, segments_BU), None
     if held is not None:
       front = 0 if prefix is None else prefix.allowed.shape[-1]
       rows = batch["decoder_prompt_index"], front, 0, segments_BU
       placed = layered.layered(held, "decoder", self.config, *rows)
-    return self._apply(
+    return self.apply(
       params,
       "decode",
       x_BUH,
@@ -244,8 +253,8 @@ class T5:
       segments_BU,
       segments_BT,
       prefix,
-      self._prefix(injection.get("cross.kv"), B, segments_BU),
-      self._changes(injection, "decoder", B, segments_BU, segments_BT),
+      self.prefixed(injection.get("cross.kv"), B, segments_BU),
+      self.changed(injection, "decoder", B, segments_BU, segments_BT),
       placed,
       key=key,
     )
@@ -255,8 +264,7 @@ class T5:
     params: Params,
     name: str,
     batch: dict[str, Array],
-    encoded_BTH: Float[Array, "B T H"],
-    encoder_mask_BT: Bool[Array, "B T"],
+    reading: Encoded,
     injection: Injection | None = None,
     key: Any = None,
     front: int = 0,
@@ -265,110 +273,98 @@ class T5:
     """One vector an example, for heads; see `backbones.t5.views`.
 
     Args:
-      params: the weights. name: one of `views`. batch: as for `encode`.
-      encoded_BTH, encoder_mask_BT, injection, key: as for `states`.
+      params: the weights. name: one of `views`. batch, injection, key: as for `run`.
+      reading: what it made of them.
       front: positions of the decoder's prompt. segments: S.
     """
     if name == "mean":
-      return views.mean(encoded_BTH, batch, segments)
+      return views.mean(reading.states, batch, segments, self.spec.ids)
     begun = views.start(batch, front, segments)
-    rest = encoder_mask_BT, injection, key
-    states_BUH = self.states(params, begun, encoded_BTH, *rest)
+    given = *reading, injection, _keys(key)[1]
+    states_BUH = self.states(params, begun, *given)
     return states_BUH[:, front :: front + 1].reshape(-1, self.spec.width)
 
   def decode(self, params: Params, *args: Any, **kwargs: Any) -> Float[Array, "B U V"]:
     """float32 logits at every target position; arguments are those of `states`."""
     return self.logits(params, self.states(params, *args, **kwargs))
 
+  def run(
+    self,
+    params: Params,
+    batch: dict[str, Array],
+    injection: Injection | None = None,
+    key: Any = None,
+  ) -> tuple[Float[Array, "B U H"], Encoded]:
+    """The decoder's states at every target position, and what the encoder made."""
+    read_key, write_key = _keys(key)
+    reading = self.read(params, batch, injection, read_key)
+    return self.states(params, batch, *reading, injection, write_key), reading
+
+  def read(
+    self,
+    params: Params,
+    batch: dict[str, Array],
+    injection: Injection | None = None,
+    key: Any = None,
+  ) -> Encoded:
+    """What the decoder will read; see `encode`."""
+    return Encoded(*self.encode(params, batch, injection, key))
+
+  def continued(
+    self,
+    params: Params,
+    reading: Encoded,
+    targets_BU: Int[Array, "B U"],
+    injection: Injection | None = None,
+    key: Any = None,
+  ) -> Float[Array, "B U H"]:
+    """States of targets behind what was read; mapped over targets, it stays one."""
+    injection = injection or Injection()
+    slots, held = injection.get("decoder.input"), injection.get("decoder.layers")
+    reserved = 0 if slots is None else slots.vectors.shape[1]
+    reserved += 0 if held is None else held.length
+    batch = self.format.written(targets_BU, {"decoder": reserved}, xp=jnp)
+    given = *reading, injection, _keys(key)[1]
+    return self.states(params, batch, *given)[:, reserved:]
+
   def logits(
     self, params: Params, states: Float[Array, "*X H"]
   ) -> Float[Array, "*X V"]:
     """float32 logits of the decoder's states."""
-    return self._apply(params, "logits", states).astype(jnp.float32)
+    return self.apply(params, "logits", states).astype(jnp.float32)
 
   def prefill(
     self,
     params: Params,
-    encoded_BTH: Float[Array, "B T H"],
-    mask_BT: Bool[Array, "B T"],
+    reading: Encoded,
     room: int,
     injection: Injection | None = None,
-  ) -> tuple[Float[Array, "B V"], Any, Cache]:
+  ) -> tuple[Float[Array, "B V"], cached.Memory, cached.Cache]:
     """What decoding starts from: the prompt and the start token are read.
 
     Args:
-      params: the weights. encoded_BTH, mask_BT: of `encode`.
-      room: tokens that will be fed back. injection: what the prompt asks for, or None.
+      params: the weights. reading: of `read`. room: tokens that will be fed back.
+      injection: what the prompt asks for, or None.
 
     Returns:
       Logits of the first token; what all later steps read (`extend`'s `memory`); and
       the cache that they hand on, whose rows lie along `cache_axis`.
     """
-    injection = injection or Injection()
-    config, B = self.config, encoded_BTH.shape[0]
-    changed = self._changes(injection, "decoder", B)
-    across = self._prefix(injection.get("cross.kv"), B)
-    cross = self._apply(params, "cross", encoded_BTH, across, changed)
-    if across is not None:
-      allowed_BP = jnp.broadcast_to(across.allowed[:, 0, 0], (B, across.length))
-      mask_BT = jnp.concatenate([allowed_BP, mask_BT], axis=1)
-    start_BUH = self.embed(params, jnp.full((B, 1), START))
-    slots, held = injection.get("decoder.input"), injection.get("decoder.layers")
-    if slots is not None:
-      rows = jnp.broadcast_to(slots.vectors, (B, *slots.vectors.shape[1:]))
-      start_BUH = jnp.concatenate([rows.astype(start_BUH.dtype), start_BUH], axis=1)
-    if held is not None:
-      # What stands there before the first layer is replaced when it is first seen.
-      blank = jnp.zeros((B, held.length, config.emb_dim), start_BUH.dtype)
-      start_BUH = jnp.concatenate([blank, start_BUH], axis=1)
-    U, own, first = start_BUH.shape[1], injection.get("decoder.kv"), 0
-    shape = config.num_decoder_layers, B, U + room, config.num_heads, config.head_dim
-    cache = jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
-    if own is not None:
-      first = own.vectors.shape[-2]
-      before = prefixes.stacked(own.vectors, B, config)
-      cache = tuple(
-        jnp.concatenate([x.astype(config.dtype), free], axis=2)
-        for x, free in zip(before, cache, strict=True)
-      )
-    cache = prefixes.per_layer(cache, config)
-    placed = None
-    if held is not None:
-      index_U = jnp.append(jnp.arange(U - 1, dtype=jnp.int32), -1)
-      rows = jnp.broadcast_to(index_U, (B, U)), first, room
-      placed = layered.layered(held, "decoder", config, *rows)
-    memory = Memory(cross, mask_BT, changed, placed, first + U)
-    logits_BV, cache = self._step(params, start_BUH, memory, cache, jnp.int32(first))
-    memory = memory.replace(layered=layered.written(placed))
-    return logits_BV, memory, cache
+    return cached.prefill(self, params, *reading, room, injection or Injection())
 
   def extend(
     self,
     params: Params,
     ids_B: Int[Array, " B"],
-    memory: "Memory",
-    cache: Cache,
+    memory: cached.Memory,
+    cache: cached.Cache,
     index: Int[Array, ""],
-  ) -> tuple[Float[Array, "B V"], Cache]:
+  ) -> tuple[Float[Array, "B V"], cached.Cache]:
     """Logits after the token at place `index` (from 0), and the cache with it."""
     x_BUH = self.embed(params, ids_B)[:, None]
-    return self._step(params, x_BUH, memory, cache, memory.opening + index)
+    return cached.step(self, params, x_BUH, memory, cache, memory.opening + index)
 
-  def _step(
-    self,
-    params: Params,
-    x_BUH: Float[Array, "B U H"],
-    memory: "Memory",
-    cache: Cache,
-    index: Int[Array, ""],
-  ) -> tuple[Float[Array, "B V"], Cache]:
-    rest = memory.mask, memory.changes, memory.layered
-    states_BUH, cache = self._apply(
-      params, "step", x_BUH, memory.cross, cache, index, *rest
-    )
-    return self.logits(params, states_BUH[:, -1]), cache
-
-  def _apply(self, params: Params, method: str, *args: Any, key: Any = None) -> Any:
+  def apply(self, params: Params, method: str, *args: Any, key: Any = None) -> Any:
     rngs = None
     if key is not None:
       # Encoder and decoder must not drop the same places.

@@ -6,6 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from prompt_tuning.core.ids import Ids
+
+# Those of every T5; its decoder starts from the id that pads.
+IDS = Ids(pad=0, start=0, end=1, reserved=2)
 REMAT_POLICIES = ("none", "full", "dots")
 WEIGHTS = ("float32", "bfloat16", "int8")
 ATTENTION = ("xla", "cudnn", "pallas")

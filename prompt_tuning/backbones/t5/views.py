@@ -11,15 +11,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_tuning.core.context import masked_mean
+from prompt_tuning.core.ids import MARKS, Ids
 
 VIEWS = ("mean", "first")
 
 
 def mean(
-  encoded_BTH: Float[Array, "B T H"], batch: dict[str, Array], segments: int
+  encoded_BTH: Float[Array, "B T H"],
+  batch: dict[str, Array],
+  segments: int,
+  ids: Ids = MARKS,
 ) -> Float[Array, "R H"]:
   """float32 means; 0 where a packed row has no such example."""
-  text_BT = batch["inputs"] > 0
+  text_BT = ids.is_real(batch["inputs"])
   if "prompt_index" in batch:
     text_BT &= batch["prompt_index"] < 0
   wide_BTH = encoded_BTH.astype(jnp.float32)

@@ -1,17 +1,17 @@
 """Virtual positions for SeqIO pipelines that T5X runs, in TensorFlow's operations.
 
-What `data.converter.PromptFeatureConverter` computes with NumPy is said here as a
-graph, so that an iterator's state can be saved and nothing waits for Python.
+What `data.converter.PromptFeatureConverter` computes with NumPy is a graph here, so
+that an iterator's state can be saved and nothing waits for Python.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+import tensorflow.experimental.numpy as tnp
 
-from prompt_tuning.core.model import RESERVED_ID
 from prompt_tuning.data.converter import PromptFeatureConverter
-from prompt_tuning.data.features import PAD, Layout
+from prompt_tuning.data.features import Layout
 from prompt_tuning.data.task import MARK
 
 
@@ -39,58 +39,39 @@ class VirtualPositions(PromptFeatureConverter):
     self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
   ) -> tf.data.Dataset:
     del task_feature_lengths
-    lengths = self.layout.lengths
+    layout = self.layout
+    prompts = {"encoder": layout.encoder_prompt, "decoder": layout.decoder_prompt}
 
     def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-      inputs = _fitting(example["inputs"], self.layout.inputs)
-      targets = _fitting(example["targets"], self.layout.targets)
-      at = self._position(inputs, example)
-      shifted = tf.concat([[0], targets[:-1]], 0)
-      side, decoder = self.layout.encoder_prompt, self.layout.decoder_prompt
-      features = {
-        "inputs": _insert(inputs, tf.fill([side], RESERVED_ID), at),
-        "prompt_index": _index(inputs, side, at),
-        "targets": tf.concat([tf.zeros([decoder], tf.int32), targets], 0),
-        "decoder_inputs": _insert(shifted, tf.fill([decoder], RESERVED_ID), 0),
-        "decoder_prompt_index": _index(shifted, decoder, 0),
-      }
+      inputs_1T = self._fitting(example["inputs"], layout.inputs)
+      targets_1U = self._fitting(example["targets"], layout.targets)
+      mark = tf.cast(example.get("mark", -1), tf.int32)
+      told = f"PROMPT_PLACE is 'mark', but an input has no {MARK}."
+      checks = []
+      if layout.place == "mark":
+        checks.append(tf.debugging.assert_non_negative(mark, told))
+      with tf.control_dependencies(checks):
+        mark_1 = tf.identity(mark)[None]
+      at_1 = layout.form.starts(inputs_1T, layout.place, mark_1, tnp)
+      rows = layout.form.convert(inputs_1T, targets_1U, prompts, at_1, tnp)
+      # Nothing follows the last target.
+      kept = layout.form.ids.is_real(rows["targets"])
+      kept |= rows["decoder_prompt_index"] >= 0
+      blank = tnp.full_like(rows["decoder_inputs"], layout.form.ids.pad)
+      rows["decoder_inputs"] = tf.where(kept, rows["decoder_inputs"], blank)
       return {
-        name: _pad(name, value, lengths[name]) for name, value in features.items()
+        name: tf.ensure_shape(row[0], [layout.lengths[name]])
+        for name, row in rows.items()
       }
 
     return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
-  def _position(self, inputs: tf.Tensor, example: Mapping[str, Any]) -> Any:
-    size = tf.size(inputs)
-    if self.layout.place == "after_first":
-      return tf.minimum(1, size)
-    last = tf.maximum(size - 1, 0)
-    if self.layout.place == "end":
-      return last
-    if self.layout.place == "mark":
-      mark = tf.cast(example.get("mark", -1), tf.int32)
-      told = f"PROMPT_PLACE is 'mark', but an input has no {MARK}."
-      with tf.control_dependencies([tf.debugging.assert_non_negative(mark, told)]):
-        return tf.minimum(mark, last)
-    return 0
-
-
-def _fitting(ids: tf.Tensor, length: int) -> tf.Tensor:
-  """The ids of an example without padding, the end mark kept where they are cut."""
-  ids = tf.boolean_mask(ids, ids > 0)
-  kept = tf.concat([ids[: length - 1], ids[-1:]], 0)
-  return tf.cond(tf.size(ids) > length, lambda: kept, lambda: ids)
-
-
-def _insert(ids: tf.Tensor, reserved: tf.Tensor, at: Any) -> tf.Tensor:
-  return tf.concat([ids[:at], reserved, ids[at:]], 0)
-
-
-def _index(ids: tf.Tensor, length: int, at: Any) -> tf.Tensor:
-  return _insert(tf.fill(tf.shape(ids), -1), tf.range(length), at)
-
-
-def _pad(name: str, ids: tf.Tensor, length: int) -> tf.Tensor:
-  fill = PAD.get(name, 0)
-  filled = tf.pad(ids, [[0, length - tf.size(ids)]], constant_values=fill)
-  return tf.ensure_shape(filled, [length])
+  def _fitting(self, ids: tf.Tensor, length: int) -> tf.Tensor:
+    """Ids of an example, padded, the end mark kept where they are cut [1 length]."""
+    marks = self.layout.form.ids
+    ids = tf.boolean_mask(ids, marks.is_real(ids))
+    kept = tf.concat([ids[: length - 1], ids[-1:]], 0)
+    ids = tf.cond(tf.size(ids) > length, lambda: kept, lambda: ids)
+    room = [[0, length - tf.size(ids)]]
+    ids = tf.pad(ids, room, constant_values=marks.pad)
+    return tf.ensure_shape(ids, [length])[None]

@@ -79,16 +79,9 @@ class PromptModel(models.BaseTransformerModel):
     self.objective, self.trainable = objective, tuple(trainable)
     self.output, self.labels = output, labels
     self.initial_checkpoint, self.fresh, self.seed = initial_checkpoint, fresh, seed
-    self.drops = backbone.config.dropout_rate > 0 or fit.drops(prompt)
-    lengths = self.prompted.lengths
-    layout = Layout(
-      task_feature_lengths["inputs"],
-      task_feature_lengths["targets"],
-      lengths.get("encoder", 0),
-      lengths.get("decoder", 0),
-      prompt_place,
-      truncate=True,
-    )
+    self.drops = backbone.switches["dropout_rate"] > 0 or fit.drops(prompt)
+    sizes = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    layout = Layout.of(self.prompted, *sizes, prompt_place, truncate=True)
     self.FEATURE_CONVERTER_CLS = functools.partial(VirtualPositions, layout)
 
   def get_initial_variables(
@@ -169,7 +162,8 @@ class PromptModel(models.BaseTransformerModel):
     run = self.output.program(self.prompted, self.labels, self._encode)
     # None draws with the seed that the output states.
     arrays = run(self._ours(params), batch, _key(rng))
-    ids, scores = self.output.ids(arrays, self.labels, self._encode)
+    marks = self.prompted.backbone.spec.ids
+    ids, scores = self.output.ids(arrays, self.labels, self._encode, marks)
     return ids, {"scores": scores}
 
   def score_batch(

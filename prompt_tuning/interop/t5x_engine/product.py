@@ -52,15 +52,8 @@ def collect(
   wanted = branches.flatten({"prompt": model.prompt_shapes(loaded.params)})
   files.check_names(wanted, there, step)
   params = branches.unflatten(there)
-  lengths = model.lengths
-  layout = Layout(
-    task_feature_lengths["inputs"],
-    task_feature_lengths["targets"],
-    lengths.get("encoder", 0),
-    lengths.get("decoder", 0),
-    prompt_place,
-    truncate=True,
-  )
+  sizes = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+  layout = Layout.of(model, *sizes, prompt_place, truncate=True)
   facts = fit.facts(loaded, method, layout, task, config.text())
   best = loop.Best(found.step or 0)
   trained, _ = branches.split(params, trainable)

@@ -111,5 +111,10 @@ def check(
       "The prompt reads external vectors, which SeqIO's pipeline for T5X does not "
       "carry. Train it with `python -m prompt_tuning.train`."
     )
+  if prompt is not None and prompt.tasks:
+    raise ValueError(
+      "The prompt reads the task of each example, which SeqIO's pipeline for T5X does "
+      "not carry. Train it with `python -m prompt_tuning.train`."
+    )
   if output is not None:
     output.check(None, labels)
