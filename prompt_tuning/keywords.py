@@ -27,6 +27,8 @@ REFUSED = {
   "prompt": "the `method` argument names it",
   "prompt_init": "the `init` argument names it",
   "objective": "change it by label_smoothing= and z_loss=",
+  "recipe": "each of its numbers is an argument of its own",
+  "reading": "give task_feature_lengths=, prompt_place= or truncate=",
   "rule": "give optimizer=",
   "schedule": "change it by learning_rate= and warmup_steps=",
   "branch_schedules": "give optimizer=, an `engine.optimizer.Optimizer` that has them",

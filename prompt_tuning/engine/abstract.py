@@ -14,6 +14,8 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import evaluate, fit, sharding
+from prompt_tuning.engine.ready import Places, places, state_shapes
+from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.outputs.choice import Choice
 
 PROGRAMS = ("train", "eval", "decode")
@@ -32,7 +34,7 @@ class Job:
 
   model: PromptedModel
   layout: Layout
-  recipe: fit.Recipe
+  recipe: Recipe
   output: Any
   labels: int
   place: sharding.Placement
@@ -60,10 +62,10 @@ class Job:
     return self.recipe.optimizer.build(trains)
 
   @functools.cached_property
-  def places(self) -> fit.Places:
+  def places(self) -> Places:
     """Where everything lives."""
     trainable = self.recipe.trainable
-    return fit.places(self.model, self.params, trainable, self.transform, self.place)
+    return places(self.model, self.params, trainable, self.transform, self.place)
 
   def lower(self, program: str) -> Any:
     """One of `PROGRAMS`, lowered."""
@@ -72,7 +74,7 @@ class Job:
   def _train(self) -> Any:
     recipe = self.recipe
     trains, frozen = branches.split(self.params, recipe.trainable)
-    begin = fit.state_shapes(trains, self.transform)
+    begin = state_shapes(trains, self.transform)
     run = fit.compiled_step(
       self.model, recipe, self.layout, self.transform, self.place, self.places
     )
@@ -129,10 +131,20 @@ class Job:
     width = 0 if self.model.prompt is None else self.model.prompt.external_width
     if width:
       shapes["external"] = (size * segments, width), "float32"
-    return {
+    batch = {
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.by_rows)
       for name, (shape, dtype) in shapes.items()
     }
+    if self.recipe.cache_codes:
+      batch["code"] = self._code(batch, size, segments)
+    return batch
+
+  def _code(self, batch: Any, size: int, segments: int) -> jax.ShapeDtypeStruct:
+    """What `engine.codes` adds to each row of a batch."""
+    model = dataclasses.replace(self.model, segments=segments)
+    made = jax.eval_shape(model.codes, self.params, batch)
+    shape = (size, *(() if segments == 1 else (segments,)), made.shape[-1])
+    return jax.ShapeDtypeStruct(shape, made.dtype, sharding=self.place.by_rows)
 
 
 def _at(shapes: Any, places: Any) -> Any:

@@ -72,9 +72,10 @@ def _check_bound(verb: Callable[..., Any]) -> None:
   read = {gin_values.read_macro(value) for value in bound.values()}
   values = gin_values.plain().items()
   _refuse(known_macros.check({k: v for k, v in values if k in read}, needed=True))
-  for argument, value in gin_values.plain_arguments(verb).items():
-    shown = f"{name}.{verb.__qualname__}.{argument}"
-    _refuse(known_macros.wrong(argument.upper(), value, shown))
+  for owner, function in gin_values.records(verb).items():
+    for argument, value in gin_values.plain_arguments(function).items():
+      macro = gin_values.ARGUMENTS.get(argument, argument.upper())
+      _refuse(known_macros.wrong(macro, value, f"{owner}.{argument}"))
 
 
 def _refuse(wrong: str | None) -> None:
@@ -211,7 +212,8 @@ def _parse_binding(binding: str, known: set[str]) -> None:
   except (SyntaxError, *_ENDLESS) as error:
     raise ConfigError(_no_value(name, value)) from error
   except _WRONG as error:
-    if "." in name and "values to unpack" in str(error):
+    moved = "parameter named" in str(error) and name.rpartition(".")[2].upper() in known
+    if "." in name and ("values to unpack" in str(error) or moved):
       raise ConfigError(_no_argument(name, value, known)) from error
     raise ConfigError(_explain(error)) from error
 

@@ -21,7 +21,9 @@ from prompt_tuning.engine import (
   state,
 )
 from prompt_tuning.engine.checkpoint import Checkpoints
+from prompt_tuning.engine.facts import product_of
 from prompt_tuning.engine.log import Log, Silent
+from prompt_tuning.engine.ready import Ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +33,14 @@ class Job:
   Attributes:
     folder: MODEL_DIR, here or remote. configuration: all of it, as text.
     hangs_on: data, backbone and vocabulary, see `engine.identity`.
-    ready: of `fit.prepare`. facts: of `fit.facts`.
+    ready: of `ready.prepare`. facts: of `card_facts`.
     tensorboard: also write TensorBoard events.
   """
 
   folder: Any
   configuration: str
   hangs_on: identity.Identity
-  ready: fit.Ready
+  ready: Ready
   facts: dict[str, Any]
   tensorboard: bool = True
 
@@ -107,7 +109,7 @@ class Job:
 
   def _keep(self, params: Any, trained: Any, best: loop.Best) -> None:
     if distributed.is_first():
-      made = fit.product_of(self.ready.model, params, trained, self.facts, best)
+      made = product_of(self.ready.model, params, trained, self.facts, best)
       kept.save(self.folder, made)
 
   def _finished(self, begin: state.TrainState, best: loop.Best, log: Any) -> fit.Fitted:
@@ -141,6 +143,6 @@ class Job:
       log.say(f"{self._product()}   curve: {curve}")
 
 
-def _known(folder: Any, ready: fit.Ready, first: int) -> list[Any]:
+def _known(folder: Any, ready: Ready, first: int) -> list[Any]:
   said: list[str] = []
   return [*resume.known(folder, ready, first, said.append), said]

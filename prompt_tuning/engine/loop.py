@@ -41,7 +41,8 @@ class Plan:
 
   Attributes:
     steps: TRAIN_STEPS.
-    log_period, eval_period, save_period: in steps; 0 for only at the end.
+    log_period, eval_period, save_period: in steps; 0 for only at the end. None for
+      save_period chooses, see `save_period`.
     metric: validation score that decides which prompt is best (higher is better, but
       for names that hold "loss").
     patience: evaluations without a new best before training stops; 0 for never.
@@ -50,14 +51,21 @@ class Plan:
   steps: int
   log_period: int = 50
   eval_period: int = 0
-  save_period: int = 0
+  save_period: int | None = 0
   metric: str = "loss"
   patience: int = 0
 
   def __post_init__(self) -> None:
     for name in ("steps", "log_period", "eval_period", "save_period", "patience"):
-      if getattr(self, name) < 0:
+      if (getattr(self, name) or 0) < 0:
         raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+
+  @property
+  def saves(self) -> int:
+    """Steps between checkpoints; 0 for only at the end."""
+    if self.save_period is None:
+      return save_period(self.steps, self.log_period)
+    return self.save_period
 
   def due(self, step: int, period: int) -> bool:
     return step == self.steps or (period > 0 and step % period == 0)
@@ -177,7 +185,7 @@ def run(
       recorder.step(number)
       evaluates = evaluate is not None and plan.due(number, plan.eval_period)
       told = number < plan.steps and stop(number)
-      saves = save is not None and (told or plan.due(number, plan.save_period))
+      saves = save is not None and (told or plan.due(number, plan.saves))
       if plan.due(number, plan.log_period) or evaluates or saves:
         _report(number, metrics, rate, recorder)
         metrics = None

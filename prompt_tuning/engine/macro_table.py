@@ -90,6 +90,8 @@ TABLE: dict[str, Row] = {
     "how answers are made",
     "Include a file of gin/outputs/.",
   ),
+  "RECIPE": Row(made("@recipe.Recipe()"), "how a run trains, as one record"),
+  "READING": Row(made("@recipe.Reading()"), "how examples become rows"),
   "TRAINABLE": Row(texts('("prompt",)'), "branches of the parameters that train"),
   # Numbers of a run.
   "TRAIN_STEPS": Row(whole(0), "steps in all; 0 evaluates only"),

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from prompt_tuning.engine import best as kept
-from prompt_tuning.engine import fit, records
+from prompt_tuning.engine import records
+from prompt_tuning.engine.ready import Ready
 
 
 def known(
-  folder: Any, ready: fit.Ready, first: int, say: Callable[[str], None]
+  folder: Any, ready: Ready, first: int, say: Callable[[str], None]
 ) -> tuple[int, dict[str, float] | None, bool]:
   """Step and scores of the best so far, and whether an evaluation is owed.
 
@@ -35,7 +36,7 @@ def known(
   return best.step, None if best.scores is None else dict(best.scores), owed
 
 
-def _rate(lines: list[dict[str, Any]], ready: fit.Ready, first: int) -> str | None:
+def _rate(lines: list[dict[str, Any]], ready: Ready, first: int) -> str | None:
   """What to say where the rate goes on at another value than it had."""
   steps = ready.recipe.plan.steps
   rates = [

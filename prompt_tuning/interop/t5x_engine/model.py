@@ -21,7 +21,7 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
 from prompt_tuning.decoding import decode
 from prompt_tuning.decoding import score as scoring
-from prompt_tuning.engine import fit
+from prompt_tuning.engine.recipe import drops
 from prompt_tuning.interop.t5x_engine import start, tree
 from prompt_tuning.interop.t5x_engine.features import VirtualPositions
 from prompt_tuning.interop.t5x_engine.optimizer import BranchOptimizer
@@ -78,7 +78,7 @@ class PromptModel(models.BaseTransformerModel):
     self.objective, self.trainable = objective, tuple(trainable)
     self.output, self.labels = output, labels
     self.initial_checkpoint, self.fresh, self.seed = initial_checkpoint, fresh, seed
-    self.drops = backbone.config.dropout_rate > 0 or fit.drops(prompt)
+    self.drops = backbone.config.dropout_rate > 0 or drops(prompt)
     lengths = self.prompted.lengths
     layout = Layout(
       task_feature_lengths["inputs"],
