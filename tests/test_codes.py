@@ -107,9 +107,9 @@ def test_packed_rows_give_the_same_gradient(case, fed):
   model, _, batch, _, _ = fed
   trainable, frozen = case.split
   gradient = jax.jit(step.gradients(model, CrossEntropy(), 1))
-  cached, same = gradient(trainable, frozen, batch, None)
+  cached, (same,) = gradient(trainable, frozen, batch, None)
   uncached = {name: value for name, value in batch.items() if name != "code"}
-  plain, term = gradient(trainable, frozen, uncached, None)
+  plain, (term,) = gradient(trainable, frozen, uncached, None)
   assert float(same.total) == pytest.approx(float(term.total), rel=1e-5)
   for name, leaf in branches.flatten(plain).items():
     # Sums over all tokens, in another order.

@@ -14,6 +14,7 @@ import pytest
 from clu import metrics as clu_metrics
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.prompt import Prompt
 from prompt_tuning.data import batches
@@ -35,6 +36,7 @@ from prompt_tuning.engine.ready import places
 from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.inits import uniform
 from prompt_tuning.interop.load import load
+from prompt_tuning.objectives import objective as objectives
 from prompt_tuning.objectives.cross_entropy import CrossEntropy, token_losses
 from prompt_tuning.objectives.objective import Weighted
 from prompt_tuning.outputs.choice import Choice
@@ -52,6 +54,17 @@ class Same:
   def logits(params, states):
     return states
 
+  @staticmethod
+  def encode(params, batch, bias, key):
+    return None, None
+
+  @staticmethod
+  def states(params, batch, encoded, mask, bias, key):
+    logits_BUV = params["table"][batch["decoder_inputs"]]
+    if key is not None:
+      logits_BUV *= jax.random.uniform(key)
+    return logits_BUV + bias
+
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
@@ -67,14 +80,12 @@ class Toy:
   def init_prompt(self, key, backbone_params, encode):
     return {"bias": jax.random.uniform(key, (V,))}
 
-  def states(self, params, batch, key=None):
+  def prompted(self, params, batch, key=None):
     assert ("segment_ids" in batch) == (self.segments > 1)
-    logits_BUV = params["backbone"]["table"][batch["decoder_inputs"]]
-    if key is not None:
-      logits_BUV *= jax.random.uniform(key)
-    return logits_BUV + params["prompt"]["bias"]
+    return params["prompt"]["bias"], {}
 
-  logits = states
+  def logits(self, params, batch):
+    return Forward(self, params, batch).states
 
 
 class Recorder:
@@ -108,7 +119,8 @@ def batch():
   targets = draw.integers(1, V, (B, U)).astype(np.int32)
   # Rows of 5, 4, 1 and 2 targets: the parts of a batch do not weigh the same.
   targets *= np.arange(U)[None] < np.array([5, 4, 1, 2])[:, None]
-  return {"targets": targets, "decoder_inputs": draw.integers(0, V, (B, U))}
+  inputs = draw.integers(0, V, (B, U))
+  return {"inputs": inputs, "targets": targets, "decoder_inputs": inputs}
 
 
 def near(actual, expected, rtol=1e-5, atol=1e-6):
@@ -177,7 +189,8 @@ def test_the_objective_counts_real_targets_alone(params, batch):
 
   @jax.jit
   def terms(batch):
-    return [term(Toy(), params, batch, None) for term in (CrossEntropy(), smooth, both)]
+    found = objectives.terms(both, Forward(Toy(), params, batch))
+    return *found, objectives.mean(both, found)
 
   plain, smoothed, weighted = terms(batch)
   real = batch["targets"] > 0
@@ -186,9 +199,9 @@ def test_the_objective_counts_real_targets_alone(params, batch):
   near(plain.total, losses[real].sum(), 1e-4)
   right = (logits.argmax(-1) == batch["targets"])[real].sum()
   near(plain.metrics["token_accuracy"], (right, 12.0))
-  near(weighted.total, plain.total + 0.5 * smoothed.total)
-  empty, _, _ = terms({**batch, "targets": np.zeros((B, U), np.int32)})
-  assert (float(empty.total), float(empty.weight)) == (0.0, 1.0)
+  near(weighted, (plain.total + 0.5 * smoothed.total) / 12)
+  empty, _, mean = terms({**batch, "targets": np.zeros((B, U), np.int32)})
+  assert (float(empty.total), float(empty.weight), float(mean)) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("bad", [{"z_loss": -1}, {"label_smoothing": 1.0}])

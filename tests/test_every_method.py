@@ -130,7 +130,7 @@ def test_packed_on_one_device_equals_compiled_over_eight(case, stepped):
   """
   assert stepped["devices"] == 8
   model, batch, _ = case.packed()
-  found, term = step.gradients(model, CrossEntropy(), 1)(*case.split, batch, None)
+  found, (term,) = step.gradients(model, CrossEntropy(), 1)(*case.split, batch, None)
   assert term.weight == stepped["weight"]
   tools.assert_close(term.total / term.weight, stepped["loss"])
   for path, gradient in branches.flatten(found).items():

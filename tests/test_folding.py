@@ -120,7 +120,7 @@ def test_a_packed_step_is_the_same(name):
     with tools.folding(always):
       return jax.jit(lambda *args: gradient(*args))(*case.split, batch, None)
 
-  (found, term), (usual, usual_term) = run(True), run(False)
+  (found, (term,)), (usual, (usual_term,)) = run(True), run(False)
   tools.assert_close(term.total, usual_term.total)
   assert any(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(usual))
   jax.tree.map(tools.assert_close, found, usual)

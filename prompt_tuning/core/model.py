@@ -1,10 +1,12 @@
 """A frozen backbone and a prompt as one model.
 
 The backbone embeds, a Context is built, the prompt answers with an Injection, the
-backbone obeys it. Parameters are {"backbone": ..., "prompt": ...}.
+backbone obeys it. Parameters are {"backbone": ..., "prompt": ...}, and while training
+also "objective" (what an objective owns) and "teacher" (prompts that only teach).
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.core.context import Context, Spec, frozen, real_rows
 from prompt_tuning.core.injection import Injection
+from prompt_tuning.core.randomness import streams
 from prompt_tuning.core.trainable import flatten
 
 Params = dict[str, Any]
@@ -31,11 +34,14 @@ class PromptedModel:
     backbone: pure functions of its weights, such as `backbones.t5.backbone.T5`.
     prompt: `core.prompt.Prompt` or `Together`; None for the bare model.
     segments: S, how many examples a packed row may hold; 1 where rows are not packed.
+    teachers: name -> another prompt on the same backbone, whose parameters are the
+      branch `teacher/NAME`. They have the student's lengths.
   """
 
   backbone: Any
   prompt: Any = None
   segments: int = 1
+  teachers: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -154,17 +160,45 @@ class PromptedModel:
 
   def inject(self, params: Params, batch: Batch, key: Any = None) -> Injection | None:
     """Asks the prompt (None without one); `key` switches its dropout on."""
+    return self.prompted(params, batch, key)[0]
+
+  def prompted(
+    self, params: Params, batch: Batch, key: Any = None
+  ) -> tuple[Injection | None, dict[str, Any]]:
+    """The injection, and what words sowed as "aux": path of the word -> values."""
     if self.prompt is None:
-      return None
+      return None, {}
     context = self.context(params["backbone"], batch)
-    rngs = None if key is None else {"dropout": key}
-    return self.prompt.apply(
+    injection, sown = self.prompt.apply(
       {"params": params.get("prompt", {})},
       context,
       self.backbone.spec,
       train=key is not None,
-      rngs=rngs,
+      rngs=None if key is None else self._streams(key),
+      mutable=["aux"],
     )
+    return injection, flatten(sown.get("aux", {}))
+
+  def _streams(self, key: Any) -> dict[str, Any]:
+    """A key for each kind of noise that some word draws; dropout's is `key` itself."""
+    named = sorted(streams(self.prompt) - {"dropout"})
+    others = {name: jax.random.fold_in(key, i) for i, name in enumerate(named, 1)}
+    return {"dropout": key, **others}
+
+  def taught(self, params: Params, name: str) -> tuple["PromptedModel", Params]:
+    """The model under one of its `teachers`, and the parameters that it reads.
+
+    Raises:
+      ValueError: where there is no teacher of that name.
+    """
+    if name not in self.teachers:
+      raise ValueError(
+        f"`TEACHERS` has no {name!r}, from which the objective learns; there are "
+        f"{sorted(self.teachers)}. Name a prompt's folder there."
+      )
+    model = dataclasses.replace(self, prompt=self.teachers[name], teachers={})
+    held = params.get("teacher", {}).get(name, {})
+    return model, {"backbone": params["backbone"], "prompt": held}
 
   def encode(
     self, params: Params, batch: Batch, key: Any = None

@@ -1,12 +1,14 @@
 """Losses, predictions and metrics of a split; each step is compiled once."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import vocabularies
@@ -15,6 +17,7 @@ from prompt_tuning.decoding import decode
 from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine import rows, sharding
 from prompt_tuning.engine.sharding import Placement
+from prompt_tuning.objectives import objective as objectives
 from prompt_tuning.outputs import choice, text
 
 Example = dict[str, Any]
@@ -31,7 +34,7 @@ class Evaluator:
     output: how predictions are made (`outputs/`), or None for the loss alone.
     size: rows of a batch. place: the mesh and its rules; None for all devices.
     most: what a batch may hold; see `engine.rows.plan`.
-    loss_step: the compiled (params, batch) -> the objective's Term.
+    loss_step: the compiled (params, batch) -> the objective's terms.
     between: called before each batch; what it raises leaves the rest.
   """
 
@@ -55,7 +58,7 @@ class Evaluator:
     self.between: Callable[[], None] = lambda: None
 
     def loss(params: Any, batch: Any) -> Any:
-      return objective(model, params, batch, None)
+      return objectives.terms(objective, Forward(model, params, batch))
 
     self.loss_step = compiled(loss, self.place)
     self._predictor = None
@@ -64,18 +67,16 @@ class Evaluator:
 
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Mean loss over target tokens, and the other metrics of the objective."""
-    sums: dict[str, list[float]] = {}
     laid_out = self.layout, self.size, self.place, self.most
+    found: Any = None
     for batch, _ in device_batches(examples, *laid_out):
       self.between()
-      term = jax.device_get(self.loss_step(params, batch))
-      # A batch whose targets are all padding counts one target; it adds no loss.
-      found = {"loss": (term.total, term.weight), **term.metrics}
-      for name, (total, weight) in found.items():
-        entry = sums.setdefault(name, [0.0, 0.0])
-        entry[0] += float(total)
-        entry[1] += float(weight)
-    return {name: total / weight for name, (total, weight) in sums.items()}
+      terms = jax.tree.map(np.float64, jax.device_get(self.loss_step(params, batch)))
+      found = terms if found is None else jax.tree.map(operator.add, found, terms)
+    scores = {"loss": float(objectives.mean(self.objective, found))}
+    for name, (total, weight) in objectives.metrics(found).items():
+      scores[name] = float(total / objectives.divisor(weight))
+    return scores
 
   def predict(self, params: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """One record an example, in order: `prediction` and its scores."""
@@ -118,12 +119,14 @@ class Evaluator:
     if name in known:
       return
     batch, _ = next(batching.every(examples[:1], self.layout, 1))
-    term = jax.eval_shape(
-      lambda params, batch: self.objective(self.model, params, batch, None),
+    found = jax.eval_shape(
+      lambda params, batch: objectives.terms(
+        self.objective, Forward(self.model, params, batch)
+      ),
       params,
       batch,
     )
-    known |= set(term.metrics)
+    known |= set(objectives.metrics(found))
     if name not in known:
       raise ValueError(
         f"`BEST_METRIC` is {name!r}, but evaluation gives {sorted(known)}. Name one of "

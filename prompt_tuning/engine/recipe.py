@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompt_tuning.core.randomness import streams
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import loop
 from prompt_tuning.engine.optimizer import Optimizer
@@ -110,15 +111,5 @@ class Reading:
 
 
 def drops(prompt: Any) -> bool:
-  """Whether some word of a prompt has a dropout rate above 0."""
-  if isinstance(prompt, (list, tuple)):
-    return any(drops(item) for item in prompt)
-  if not dataclasses.is_dataclass(prompt) or isinstance(prompt, type):
-    return False
-  for field in dataclasses.fields(prompt):
-    if field.name in ("parent", "name"):
-      continue
-    value = getattr(prompt, field.name)
-    if (field.name.endswith("dropout_rate") and value) or drops(value):
-      return True
-  return False
+  """Whether some word of a prompt draws noise while training, such as dropout."""
+  return bool(streams(prompt))

@@ -4,7 +4,7 @@
 is an argument, never a closure constant, and is not donated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,38 +13,48 @@ import optax
 from clu import metrics as clu_metrics
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.engine.state import TrainState
-from prompt_tuning.objectives.objective import Objective, Term
+from prompt_tuning.objectives import objective as objectives
+from prompt_tuning.objectives.objective import Term
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, clu_metrics.Average]
 
 
-def loss_fn(model: PromptedModel, objective: Objective) -> Callable[..., Any]:
-  """(trainable, frozen, batch, key) -> (summed loss, Term)."""
+def loss_fn(model: PromptedModel, objective: Any) -> Callable[..., Any]:
+  """(trainable, frozen, batch, key, counts) -> (summed loss, terms)."""
 
-  def loss(trainable: Any, frozen: Any, batch: Batch, key: Any) -> Any:
-    term = objective(model, branches.merge(trainable, frozen), batch, key)
-    return term.total, term
+  def loss(trainable: Any, frozen: Any, batch: Batch, key: Any, counts: Any) -> Any:
+    forward = Forward(model, branches.merge(trainable, frozen), batch, key)
+    found = objectives.terms(objective, forward)
+    return objectives.total(objective, found, counts), found
 
   return loss
 
 
 def gradients(
-  model: PromptedModel, objective: Objective, microbatches: int
-) -> Callable[..., tuple[Any, Term]]:
-  """(trainable, frozen, batch, key) -> (gradient of the summed loss, Term).
+  model: PromptedModel, objective: Any, microbatches: int
+) -> Callable[..., tuple[Any, tuple[Term, ...]]]:
+  """(trainable, frozen, batch, key) -> (gradient of the summed loss, terms).
 
-  The batch is divided into `microbatches` parts that run one after another; sums add
-  up, so the result is that of the whole batch but for dropout keys.
+  The loss is summed in units of the first term, see `objectives.objective.total`. The
+  batch is divided into `microbatches` parts that run one after another; sums add up, so
+  the result is that of the whole batch but for dropout keys.
   """
   part = jax.grad(loss_fn(model, objective), has_aux=True)
+
+  def whole(trainable: Any, frozen: Any, batch: Batch, key: Any) -> Any:
+    counts = objectives.counts(objective, batch)
+    return part(trainable, frozen, batch, key, counts)
+
   if microbatches == 1:
-    return part
+    return whole
 
   def accumulated(trainable: Any, frozen: Any, batch: Batch, key: Any) -> Any:
-    rows = batch["targets"].shape[0] // microbatches
+    rows = len(batch["inputs"]) // microbatches
+    counts = objectives.counts(objective, batch)
 
     def divided(x):
       # Every M-th row, so that each device's rows fall evenly into all parts. What has
@@ -56,7 +66,7 @@ def gradients(
 
     def run(number, micro):
       micro_key = None if key is None else jax.random.fold_in(key, number)
-      return part(trainable, frozen, micro, micro_key)
+      return part(trainable, frozen, micro, micro_key, counts)
 
     micros = jax.tree.map(divided, batch)
     first = jax.tree.map(lambda x: x[0], micros)
@@ -74,7 +84,7 @@ def gradients(
 
 def train_step(
   model: PromptedModel,
-  objective: Objective,
+  objective: Any,
   transform: optax.GradientTransformation,
   microbatches: int = 1,
   dropout: bool = True,
@@ -89,12 +99,12 @@ def train_step(
 
   def step(state: TrainState, frozen: Any, batch: Batch, key: Any) -> Any:
     step_key = jax.random.fold_in(key, state.step) if dropout else None
-    grads, term = gradient(state.trainable, frozen, batch, step_key)
+    grads, found = gradient(state.trainable, frozen, batch, step_key)
     # A product, which XLA takes into whatever reads the gradient; a quotient it writes.
-    share = 1 / term.weight
+    share = 1 / objectives.divisor(found[0].weight)
     grads = jax.tree.map(lambda g: g * share, grads)
     norm = _norm(grads)
-    loss = term.total / term.weight
+    loss = objectives.mean(objective, found)
     updates, optimizer = transform.update(grads, state.optimizer, state.trainable)
     sizes = jnp.stack([loss, norm, _norm(updates)])
     good = jnp.isfinite(sizes).all()
@@ -108,7 +118,7 @@ def train_step(
       keep(moved, state.trainable),
       keep(optimizer, state.optimizer),
     )
-    return after, _metrics(term, loss, norm, good)
+    return after, _metrics(found, loss, norm, good)
 
   return step
 
@@ -124,14 +134,15 @@ def _norm(tree: Any) -> jax.Array:
   return jnp.sqrt(sum(jnp.vecdot(x, x, precision="highest").sum() for x in leaves))
 
 
-def _metrics(term: Term, loss: Any, norm: Any, good: Any) -> Metrics:
+def _metrics(terms: Sequence[Term], loss: Any, norm: Any, good: Any) -> Metrics:
   average = clu_metrics.Average
   one = jnp.ones((), jnp.float32)
   found = {
     name: average(total=total, count=weight)
-    for name, (total, weight) in term.metrics.items()
+    for name, (total, weight) in objectives.metrics(terms).items()
   }
-  found["loss"] = average(total=loss * term.weight, count=term.weight)
+  weight = objectives.divisor(terms[0].weight)
+  found["loss"] = average(total=loss * weight, count=weight)
   found["gradient_norm"] = average(total=norm, count=one)
   bad = 1.0 - good.astype(jnp.float32)
   # A count, not a mean: its weight stays 1 where metrics are merged.

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning.core.forward import Forward
 from prompt_tuning.objectives.objective import Term
 
 
@@ -44,22 +45,24 @@ class CrossEntropy:
         f"`CrossEntropy.most_logits` must be at least 1, got {self.most_logits}."
       )
 
-  def __call__(self, model: Any, params: Any, batch: Any, key: Any) -> Term:
-    states_BUH = model.states(params, batch, key)
-    targets_BU = batch["targets"]
+  def count(self, batch: Any) -> Float[Array, ""]:
+    """Target tokens."""
+    return (batch["targets"] > 0).sum().astype(jnp.float32)
+
+  def __call__(self, forward: Forward) -> Term:
+    states_BUH, targets_BU = forward.states, forward.batch["targets"]
 
     def sums(states_BUH: Array, targets_BU: Array) -> tuple[Array, Array, Array]:
-      logits_BUV = model.backbone.logits(params["backbone"], states_BUH)
-      return self._sums(logits_BUV, targets_BU)
+      return self._sums(forward.logits(states_BUH), targets_BU)
 
     B, U = targets_BU.shape
-    few = max(1, self.most_logits // (B * model.backbone.spec.vocabulary))
+    few = max(1, self.most_logits // (B * forward.model.backbone.spec.vocabulary))
     if few >= U:
       found = sums(states_BUH, targets_BU)
     else:
       found = _in_parts(jax.checkpoint(sums), few, states_BUH, targets_BU)
     loss, plain, right = found
-    weight = jnp.maximum((targets_BU > 0).sum().astype(jnp.float32), 1.0)
+    weight = self.count(forward.batch)
     metrics = {"cross_entropy": (plain, weight), "token_accuracy": (right, weight)}
     return Term(loss, weight, metrics)
 

@@ -1,11 +1,17 @@
-"""What training lowers: a weighted sum of terms."""
+"""What training lowers: terms over one forward pass, added up with weights."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.struct
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from prompt_tuning.core.forward import Forward
 
 
 @flax.struct.dataclass
@@ -15,7 +21,7 @@ class Term:
   Sums and weights add up over microbatches, so the mean is that of the whole batch.
 
   Attributes:
-    total: the summed loss. weight: the number of counted targets.
+    total: the summed loss. weight: what was counted, tokens or examples; may be 0.
     metrics: name -> (sum, weight), for the log.
   """
 
@@ -25,18 +31,26 @@ class Term:
 
 
 class Objective(Protocol):
-  """`key` is the dropout key; None where nothing is dropped."""
+  """One term.
 
-  def __call__(self, model: Any, params: Any, batch: Any, key: Any) -> Term: ...
+  One that owns weights also has a `name` and `init(key, model, params) -> tree`: they
+  are the branch `objective/NAME`, which trains and is no part of the product. One that
+  learns from other prompts has `teachers`, their names (see `core.model`).
+  """
+
+  def count(self, batch: Any) -> Float[Array, ""]:
+    """What it will divide by; adds up over the parts of a batch."""
+
+  def __call__(self, forward: Forward) -> Term:
+    """The term of a batch or of a part of one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Weighted:
-  """Several objectives as one.
+  """Several objectives as one: the sum of their means, each times its weight.
 
   Attributes:
-    terms: objectives that share their weight (all count target tokens, say).
-    weights: factors, one a term.
+    terms: objectives. weights: factors, one a term.
   """
 
   terms: Sequence[Objective]
@@ -49,13 +63,99 @@ class Weighted:
         f"{len(self.terms)} terms and {len(self.weights)} weights."
       )
 
-  def __call__(self, model: Any, params: Any, batch: Any, key: Any) -> Term:
-    parts = [term(model, params, batch, key) for term in self.terms]
-    pairs = list(zip(self.weights, parts, strict=True))
-    metrics: dict[str, Any] = {}
-    for part in parts:
-      metrics.update(part.metrics)
-    total = sum(
-      weight * part.total / part.weight * parts[0].weight for weight, part in pairs
+
+class Part(NamedTuple):
+  """One term of an objective and its factor."""
+
+  factor: float
+  objective: Objective
+
+
+def parts(objective: Any) -> tuple[Part, ...]:
+  """The terms of an objective, nested sums flattened.
+
+  Raises:
+    ValueError: where two terms own weights under one name.
+  """
+  if not isinstance(objective, Weighted):
+    return (Part(1.0, objective),)
+  found = tuple(
+    Part(weight * part.factor, part.objective)
+    for weight, term in zip(objective.weights, objective.terms, strict=True)
+    for part in parts(term)
+  )
+  names = [part.objective.name for part in found if hasattr(part.objective, "init")]
+  if len(set(names)) < len(names):
+    raise ValueError(
+      f"`Weighted.terms` holds terms that own weights under the names {names}. Give "
+      "each a name of its own."
     )
-    return Term(total, parts[0].weight, metrics)
+  return found
+
+
+def counts(objective: Any, batch: Any) -> tuple[Array, ...]:
+  """What each term divides by, over a whole batch; a single term tells by itself."""
+  found = parts(objective)
+  return tuple(part.objective.count(batch) for part in found if len(found) > 1)
+
+
+def terms(objective: Any, forward: Forward) -> tuple[Term, ...]:
+  """Every term over one pass."""
+  return tuple(part.objective(forward) for part in parts(objective))
+
+
+def divisor(weight: Any) -> Any:
+  """A weight to divide by: where nothing was counted there is nothing to divide."""
+  # Sums of a whole split are numpy's, in float64.
+  return jnp.maximum(weight, 1.0) if isinstance(weight, jax.Array) else max(weight, 1.0)
+
+
+def total(objective: Any, found: Sequence[Term], whole: Sequence[Any]) -> Array:
+  """The loss of a part of a batch, in units of the first term.
+
+  Divided by the first count and added up over all parts, it is the loss of the batch,
+  and so is its gradient.
+
+  Args:
+    found: the terms of the part. whole: `counts` of the batch.
+  """
+  first, *rest = zip(parts(objective), found, strict=True)
+  sum_ = first[1].total if first[0].factor == 1 else first[0].factor * first[1].total
+  for (part, term), count in zip(rest, whole[1:], strict=True):
+    sum_ += part.factor * term.total * (divisor(whole[0]) / divisor(count))
+  return sum_
+
+
+def mean(objective: Any, found: Sequence[Term]) -> Any:
+  """The loss of terms that were added up over all parts."""
+  means = [
+    term.total / divisor(term.weight) * part.factor
+    for part, term in zip(parts(objective), found, strict=True)
+  ]
+  return functools.reduce(operator.add, means)
+
+
+def metrics(found: Sequence[Term]) -> dict[str, tuple[Array, Array]]:
+  """name -> (sum, weight) of all terms; of one name, the first."""
+  return {name: pair for term in reversed(found) for name, pair in term.metrics.items()}
+
+
+def owned(objective: Any, key: Any, model: Any, params: Any) -> dict[str, Any]:
+  """The branch `objective`: name -> parameters of a term that owns some, drawn.
+
+  Args:
+    key: to draw with. model: `core.model.PromptedModel`.
+    params: the other branches, or their shapes.
+  """
+  found = {}
+  for number, part in enumerate(parts(objective)):
+    if hasattr(part.objective, "init"):
+      one = jax.random.fold_in(key, number)
+      found[part.objective.name] = part.objective.init(one, model, params)
+  return found
+
+
+def teachers(objective: Any) -> frozenset[str]:
+  """Names of the teachers that some term reads."""
+  named = (getattr(part.objective, "teachers", ()) for part in parts(objective))
+  return frozenset(name for names in named for name in names)

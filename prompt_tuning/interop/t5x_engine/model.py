@@ -16,6 +16,7 @@ from t5x import metrics as t5x_metrics
 from t5x import models
 
 from prompt_tuning.core import trainable as branches
+from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
@@ -25,6 +26,7 @@ from prompt_tuning.engine.recipe import drops
 from prompt_tuning.interop.t5x_engine import start, tree
 from prompt_tuning.interop.t5x_engine.features import VirtualPositions
 from prompt_tuning.interop.t5x_engine.optimizer import BranchOptimizer
+from prompt_tuning.objectives import objective as objectives
 from prompt_tuning.outputs import choice
 
 Params = Any
@@ -139,8 +141,9 @@ class PromptModel(models.BaseTransformerModel):
     trains, frozen = branches.split(self._ours(params), self.trainable)
     whole = branches.merge(trains, jax.tree.map(jax.lax.stop_gradient, frozen))
     key = _key(dropout_rng) if self.drops else None
-    term = self.objective(self.prompted, whole, batch, key)
-    found = {"loss": (term.total, term.weight), **term.metrics}
+    terms = objectives.terms(self.objective, Forward(self.prompted, whole, batch, key))
+    loss, weight = objectives.mean(self.objective, terms), terms[0].weight
+    found = {"loss": (loss * weight, weight), **objectives.metrics(terms)}
     metrics = {
       name: clu_metrics.Average(total=total, count=weight)
       for name, (total, weight) in found.items()
@@ -150,7 +153,7 @@ class PromptModel(models.BaseTransformerModel):
     metrics["timing/seqs_per_second"] = rate
     steps = t5x_metrics.StepsPerTime.from_model_output()
     metrics["timing/steps_per_second"] = steps
-    return term.total / term.weight, metrics
+    return loss, metrics
 
   def predict_batch_with_aux(
     self, params: Params, batch: Batch, rng: Any = None
