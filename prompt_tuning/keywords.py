@@ -28,6 +28,7 @@ REFUSED = {
   "prompt_init": "the `init` argument names it",
   "objective": "change it by label_smoothing= and z_loss=",
   "recipe": "each of its numbers is an argument of its own",
+  "procedure": "it trains one phase. Run `python -m prompt_tuning.train`",
   "reading": "give task_feature_lengths=, prompt_place= or truncate=",
   "rule": "give optimizer=",
   "schedule": "change it by learning_rate= and warmup_steps=",

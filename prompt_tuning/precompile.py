@@ -95,6 +95,11 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
     ValueError: if it names no architecture, does not fit the mesh, or asks for what
       only data can tell.
   """
+  if config.is_phased():
+    raise ValueError(
+      "`PROCEDURE` names phases, which may train different things. Add "
+      "--gin.PROCEDURE=None to compile the step of the run itself."
+    )
   macros = config.macros(WANTED)
   backbone = macros["BACKBONE"]
   if backbone is None:
@@ -119,7 +124,7 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
 
 
 def check_honoured(recipe: Recipe) -> None:
-  """Raises ValueError for what cannot be known without data, by name."""
+  """Raises ValueError for what cannot be known from shapes alone, by name."""
   if recipe.buckets != 1:
     raise ValueError(
       f"`BUCKETS` is {recipe.buckets}, but lengths of buckets follow from the data, "

@@ -12,13 +12,12 @@ if __name__ == "__main__":
 from typing import Any
 
 from prompt_tuning.core import files
-from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.engine import config, distributed, fit, identity, interrupt
+from prompt_tuning.engine import config, distributed, identity, interrupt
 from prompt_tuning.engine import model_dir as folders
-from prompt_tuning.engine.facts import card_facts
 from prompt_tuning.engine.job import Job
-from prompt_tuning.engine.ready import Ready
+from prompt_tuning.engine.phases import Phases
 from prompt_tuning.engine.recipe import Origin, Reading, Recipe
+from prompt_tuning.engine.sentence import Sentence
 from prompt_tuning.engine.sharding import on_host
 from prompt_tuning.interop import load as backbone_load
 
@@ -32,8 +31,9 @@ def train(
   origin: Origin,
   prompt: Any = None,
   output: Any = None,
+  procedure: Any = None,
   tensorboard: bool = True,
-) -> fit.Fitted:
+) -> Any:
   """Runs one sentence (backbone, task, method, objective, numbers) into MODEL_DIR.
 
   Args:
@@ -43,7 +43,11 @@ def train(
     reading: how its examples become rows. recipe: numbers and choices of the training.
     origin: of the frozen weights. prompt: `core.prompt.Prompt`, or None.
     output: see `outputs/`; None evaluates the loss alone.
+    procedure: of several phases, see `procedures/`; None for one, in MODEL_DIR itself.
     tensorboard: also write TensorBoard events.
+
+  Returns:
+    `engine.fit.Fitted`; with a procedure, the results of its phases.
 
   Raises:
     ValueError: for anything that cannot run, before any step is compiled.
@@ -64,26 +68,25 @@ def train(
         origin.checkpoint, origin.backbone, origin.vocabulary, recipe.seed
       )
 
-  def made_ready() -> Ready:
-    # The rate holds for a backbone that states its own, too.
-    recast = loaded.backbone.recast(dropout_rate=recipe.dropout_rate)
-    model = PromptedModel(recast, prompt, recipe.pack_segments)
-    layout, words = reading.layout(model), loaded.vocabulary
-    return fit.prepare(model, loaded.params, words, task, layout, recipe, output)
-
   with interrupt.before_training():
     distributed.by_first(check)
     # Nothing is written before all that can be refused has been, by any process.
     loaded = distributed.together(load)
-    ready = distributed.together(made_ready)
-    hangs_on = distributed.together(
-      lambda: identity.of(loaded, task, loaded.vocabulary, steps > 0)
+    sentence = Sentence(
+      loaded, task, method, prompt, reading, recipe, output, configuration
     )
     settled = {"configuration": folders.settled(configuration)}
-    distributed.same({**hangs_on, **settled})
-    distributed.by_first(lambda: check(hangs_on))
-  said = card_facts(loaded, method, ready.layout, task, configuration, output, recipe)
-  return Job(folder, configuration, hangs_on, ready, said, tensorboard).run()
+    if procedure is None:
+      ready = distributed.together(sentence.ready)
+      hangs_on = distributed.together(sentence.hangs_on)
+      distributed.same({**hangs_on, **settled})
+      distributed.by_first(lambda: check(hangs_on))
+    else:
+      distributed.same(settled)
+  if procedure is not None:
+    return Phases(folder, sentence, procedure, tensorboard).run()
+  facts = sentence.facts(ready)
+  return Job(folder, configuration, hangs_on, ready, facts, tensorboard).run()
 
 
 if __name__ == "__main__":

@@ -153,6 +153,11 @@ def _settings(wish: Wish, longest: Mapping[str, int], name: str) -> dict[str, An
   files = _files(wish)
   config.parse(files, check=False)
   names = config.names()
+  if config.is_phased():
+    raise ValueError(
+      f"`method` is {wish.method!r}, a run of several phases, and tune trains one. Run "
+      "`python -m prompt_tuning.train` with its gin file."
+    )
   given = {name.upper(): value for name, value in wish.overrides.items()}
   by_hand = optimizer.as_is(wish.optimizer)
   wanted = set(WANTED.split())

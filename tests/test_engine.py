@@ -71,6 +71,7 @@ class Toy:
   """A model whose logits are a row of a frozen table and a trained bias."""
 
   segments: int = 1
+  prompt = None
   lengths = {}
   backbone = Same()
 

@@ -187,6 +187,11 @@ def names() -> set[str]:
   return set(gin_values.bound()) | gin_values.references()
 
 
+def is_phased() -> bool:
+  """Whether the configuration describes a run of several phases."""
+  return gin_values.plain().get("PROCEDURE") is not None
+
+
 def macros(wanted: str) -> dict[str, Any]:
   """Values of several macros, given as words of one text."""
   return {name: macro(name) for name in wanted.split()}

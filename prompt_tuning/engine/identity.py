@@ -36,11 +36,18 @@ def of(loaded: Any, task: Any, vocabulary: Any, trains: bool) -> Identity:
     loaded: backbone (`interop.load.Loaded`). task: `data.task.TextTask`.
     vocabulary: of the backbone. trains: whether the training split is read.
   """
-  architecture = json.dumps(loaded.backbone.config.to_json(), sort_keys=True)
   validated = "validation" in task.splits
   return {
     _TRAIN: data(task, vocabulary, "train") if trains else None,
     _VALIDATION: data(task, vocabulary, "validation") if validated else None,
+    **frozen(loaded, vocabulary),
+  }
+
+
+def frozen(loaded: Any, vocabulary: Any) -> Identity:
+  """The identity of what no phase of a run changes: backbone and vocabulary."""
+  architecture = json.dumps(loaded.backbone.config.to_json(), sort_keys=True)
+  return {
     "backbone": f"weights {loaded.fingerprint}, architecture {_digest([architecture])}",
     "vocabulary": words(vocabulary),
   }

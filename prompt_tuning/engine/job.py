@@ -85,7 +85,7 @@ class Job:
         if distributed.is_first():
           report.model_info(self.folder, self.ready)
         fitted = fit.run(
-          self.ready, log, checkpoints, self._keep, best, told, begin, owed
+          self.ready, log, checkpoints, self.keep, best, told, begin, owed
         )
         if checkpoints is not None:
           checkpoints.wait()
@@ -107,7 +107,8 @@ class Job:
       return Silent()
     return Log(self.folder, self.plan.steps, first, self.tensorboard)
 
-  def _keep(self, params: Any, trained: Any, best: loop.Best) -> None:
+  def keep(self, params: Any, trained: Any, best: loop.Best) -> None:
+    """Writes the product of a state."""
     if distributed.is_first():
       made = product_of(self.ready.model, params, trained, self.facts, best)
       kept.save(self.folder, made)
@@ -118,7 +119,7 @@ class Job:
     step = int(begin.step)
     if distributed.is_first():
       if best.scores is None and not kept.holds(self.folder, step):
-        self._keep(fitted.params, fitted.trainable, loop.Best(step))
+        self.keep(fitted.params, fitted.trainable, loop.Best(step))
         if self.ready.validation is not None:
           log.say(f"The best step is unknown; the last one, {step}, takes its place.")
       if not (self.folder / "learning-curve.png").is_file():

@@ -46,6 +46,7 @@ class Plan:
     metric: validation score that decides which prompt is best (higher is better, but
       for names that hold "loss").
     patience: evaluations without a new best before training stops; 0 for never.
+    keep: which step is the product, "best" or "last".
   """
 
   steps: int
@@ -54,6 +55,7 @@ class Plan:
   save_period: int | None = 0
   metric: str = "loss"
   patience: int = 0
+  keep: str = "best"
 
   def __post_init__(self) -> None:
     for name in ("steps", "log_period", "eval_period", "save_period", "patience"):
@@ -69,6 +71,12 @@ class Plan:
 
   def due(self, step: int, period: int) -> bool:
     return step == self.steps or (period > 0 and step % period == 0)
+
+  def takes(self, step: int, new: Scores, old: Scores | None) -> bool:
+    """Whether the state of a step, evaluated, is the product so far."""
+    if self.keep == "last":
+      return step == self.steps
+    return self.better(new, old)
 
   def better(self, new: Scores, old: Scores | None) -> bool:
     """Whether scores beat the best so far; NaN, or none where a metric failed, never.
@@ -155,7 +163,7 @@ def run(
     except UnfinishedError:
       return False
     # The line comes last: where it is missing, the evaluation is owed.
-    if plan.better(scores, best.scores):
+    if plan.takes(number, scores, best.scores):
       best = Best(number, scores)
       if keep is not None:
         keep(state, scores)

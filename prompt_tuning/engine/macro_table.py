@@ -91,6 +91,9 @@ TABLE: dict[str, Row] = {
     "Include a file of gin/outputs/.",
   ),
   "RECIPE": Row(made("@recipe.Recipe()"), "how a run trains, as one record"),
+  "PROCEDURE": Row(
+    optional(made("@staged.Staged()")), "the phases of a run; None for one"
+  ),
   "READING": Row(made("@recipe.Reading()"), "how examples become rows"),
   "TRAINABLE": Row(texts('("prompt",)'), "branches of the parameters that train"),
   # Numbers of a run.

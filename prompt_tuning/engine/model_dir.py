@@ -14,6 +14,7 @@ WRITES = (
   "learning-curve.png",
   "metrics.jsonl",
   "model-info.txt",
+  "phases",
   "prompt",
   identity.NAME,
 )
@@ -89,6 +90,8 @@ MOVED = {
 # Bindings that came with them: what a run of before would have said.
 SINCE = {
   "RECIPE": "@recipe.Recipe()",
+  "PROCEDURE": "None",
+  "train.train.procedure": "%PROCEDURE",
   "READING": "@recipe.Reading()",
   "recipe.Recipe.plan": "@loop.Plan()",
   "train.train.recipe": "%RECIPE",
@@ -109,9 +112,16 @@ def modern(configuration: str) -> str:
   return "\n".join(f"{k} = {v}" for k, v in {**SINCE, **lines}.items())
 
 
+def _may_change(configuration: str) -> tuple[str, ...]:
+  """Bindings that may be others when a run goes on."""
+  phased = explain.bindings(configuration).get("PROCEDURE", "None") != "None"
+  # A phase that is done would have been shorter or longer.
+  return tuple(name for name in MAY_CHANGE if not phased or name != "TRAIN_STEPS")
+
+
 def settled(configuration: str) -> str:
   """The bindings of a configuration that may not change, as text."""
-  found = explain.bindings(configuration, tuple(MAY_CHANGE))
+  found = explain.bindings(configuration, _may_change(configuration))
   return "\n".join(f"{name} = {value}" for name, value in sorted(found.items()))
 
 
@@ -150,7 +160,8 @@ def _check_run(
       )
     return
   before = modern(_read(written))
-  differ = explain.differing_lines(before, configuration, tuple(MAY_CHANGE))
+  free = _may_change(configuration)
+  differ = explain.differing_lines(before, configuration, free)
   if differ:
     raise ValueError(
       f"`MODEL_DIR` {str(folder)!r} holds a run of another configuration "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,10 @@ class Ready:
   buckets: Sequence[int] = ()
 
 
+# All parameters as they were drawn -> as the run starts.
+Begin = Callable[[Any], Any]
+
+
 def prepare(
   model: PromptedModel,
   backbone_params: Any,
@@ -69,6 +73,8 @@ def prepare(
   layout: Layout,
   recipe: Recipe,
   output: Any,
+  begin: Begin | None = None,
+  judge: Any = None,
 ) -> Ready:
   """Reads the data, draws the prompt, and refuses what cannot run.
 
@@ -77,6 +83,8 @@ def prepare(
     vocabulary: of the backbone. task: `data.task.TextTask`.
     layout: of its examples. recipe: numbers and choices. output: how predictions are
       made (`outputs/`), or None for the loss alone.
+    begin: changes the parameters that were drawn; None leaves them.
+    judge: the task whose validation split chooses the best; None for `task`.
 
   Raises:
     ValueError: for a split, an example, a branch or a metric that does not fit.
@@ -97,15 +105,19 @@ def prepare(
     model = dataclasses.replace(model, segments=segments)
   source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
   validation = None
-  if "validation" in task.splits:
-    validation = validation_part(task, vocabulary, recipe.eval_examples)
+  judge = task if judge is None else judge
+  if "validation" in judge.splits:
+    validation = validation_part(judge, vocabulary, recipe.eval_examples)
     batching.check_lengths(validation.examples, layout, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
-    if not task.streams:
-      batching.check_targets(validation.examples, vocabulary, "validation", task.labels)
+    if not judge.streams:
+      targets = validation.examples, vocabulary, "validation", judge.labels
+      batching.check_targets(*targets)
   if trains and recipe.cache_codes:
     codes.check(model, recipe.trainable, callable(source))
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)
+  if begin is not None:
+    params = begin(params)
   if recipe.trainable:
     branches.check(params, recipe.trainable)
   # Only training packs; evaluation keeps one example a row, in order.
@@ -115,7 +127,7 @@ def prepare(
     recipe.objective,
     layout,
     vocabulary,
-    task,
+    judge,
     output,
     recipe.eval_batch_size,
     place,

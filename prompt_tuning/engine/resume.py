@@ -23,7 +23,8 @@ def known(
   path = folder / "metrics.jsonl"
   lines = [line for _, line in records.read_lines(path)[0]] if path.is_file() else []
   validated = {line["step"] for line in lines if line["split"] == "validation"}
-  if best.scores is None and ready.validation and any(n <= first for n in validated):
+  looked = ready.validation is not None and ready.recipe.plan.keep == "best"
+  if best.scores is None and looked and any(n <= first for n in validated):
     say(
       f"The product of the best step up to step {first} is gone; the best is looked "
       "for from here on."
