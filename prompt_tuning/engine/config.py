@@ -19,7 +19,13 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from prompt_tuning.engine import compilation, distributed, gin_files, gin_values
+from prompt_tuning.engine import (
+  compilation,
+  distributed,
+  gin_files,
+  gin_state,
+  gin_values,
+)
 from prompt_tuning.engine import flags as flags_
 from prompt_tuning.engine import macros as known_macros
 from prompt_tuning.engine.explain import ConfigError, missing_file, nearest, unparsed
@@ -69,7 +75,8 @@ def _check_bound(verb: Callable[..., Any]) -> None:
       f'Add include "gin/{name}.gin" at the top of the gin file, or '
       f"--gin_file=gin/{name}.gin first."
     )
-  read = {gin_values.read_macro(value) for value in bound.values()}
+  direct = {gin_values.read_macro(value) for value in bound.values()}
+  read = gin_state.reached(direct - {None})
   values = gin_values.plain().items()
   _refuse(known_macros.check({k: v for k, v in values if k in read}, needed=True))
   for owner, function in gin_values.records(verb).items():

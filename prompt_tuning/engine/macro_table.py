@@ -2,7 +2,7 @@
 
 A new macro is one row of `TABLE`: its kind (see `engine.kinds`), its meaning, and
 where the kind cannot say it, the fix. Defaults stand in the gin files alone. A macro
-that one method brings is no row here but a line in the head of its gin file:
+that one method or procedure brings is no row here but a line in the head of its file:
 
   # RANK: a whole number from 1; ranks of each change.
 """
@@ -272,6 +272,12 @@ STATED: dict[str, Kind] = {
   "a number from 0": number(low=0),
   "a number above 0": number(above=0),
   "a share below 1": _share,
+  "shares below 1": sequence("(0.3, 0.5)", _share.accepts),
+  "a whole number from 1, or None": optional(whole(1)),
+  "a task": made("@files.Files()"),
+  "named tasks": mapping(
+    '{"topic": @files.Files()}', lambda value: isinstance(value, Made)
+  ),
   "True or False": flag(),
   "a text": text(),
   "texts": texts('["a", "b"]'),
@@ -280,21 +286,22 @@ STATED: dict[str, Kind] = {
 
 
 def stated() -> dict[str, Row]:
-  """Rows that the heads of the library's methods state.
+  """Rows that the heads of the library's methods and procedures state.
 
   Raises:
     ValueError: for a kind that is none of `STATED`.
   """
   found = {}
   for name, source in library.texts().items():
-    if not name.startswith("gin/methods/"):
+    if not name.startswith(("gin/methods/", "gin/procedures/")):
       continue
     for macro, kind, meaning in _LINE.findall(source):
       if kind not in STATED:
         raise ValueError(
           f"{name} says that {macro} is {kind!r}; say one of {list(STATED)}."
         )
-      found[macro] = Row(STATED[kind], meaning)
+      # A task that is asked for may be open until a verb runs.
+      found[macro] = Row(STATED[kind], meaning, later=kind == "a task")
   return found
 
 

@@ -144,7 +144,6 @@ def check(
   Raises:
     ValueError: naming phase, path, shapes and the fix.
   """
-  claimed: dict[str, str] = {}
   for target, expression in start.items():
     held = {one: products.shapes(one) for one in surgery.reads(expression)}
     made = jax.eval_shape(lambda held, e=expression: surgery.evaluated(e, held), held)
@@ -167,17 +166,15 @@ def check(
           f"{there} where {shape} is needed. Start it from a product of the same "
           "method, length and backbone, or change its shape (procedures/surgery.py)."
         )
-      if claimed.setdefault(path, target) != target:
-        raise ValueError(
-          f"The phase {phase!r} starts {path!r} twice: as {claimed[path]!r} and as "
-          f"{target!r}. Name it once."
-        )
 
 
 def values(start: Mapping[str, Any], products: Products) -> dict[str, np.ndarray]:
-  """Path -> array of every leaf that a start gives; see `check`."""
+  """Path -> array of every leaf that a start gives; see `check`.
+
+  Where targets lie in each other, the longest decides.
+  """
   found: dict[str, np.ndarray] = {}
-  for target, expression in start.items():
+  for target, expression in sorted(start.items(), key=lambda item: len(item[0])):
     held = {one: products.values(one) for one in surgery.reads(expression)}
     made = surgery.evaluated(expression, held)
     if made is not None:

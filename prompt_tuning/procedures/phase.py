@@ -31,7 +31,8 @@ class Phase:
     objective: what is lowered. optimizer: how.
     trainable: branches that train. steps: how many steps.
     start: path of a branch -> where it comes from (see `procedures.surgery`; a text
-      such as "source:prompt" is a copy). What is not named is drawn as in any run.
+      such as "source:prompt" is a copy; of paths that lie in each other the longest
+      decides). What is not named is drawn as in any run.
     teachers: name -> an earlier phase, or the folder of a product, whose prompt is
       frozen as the branch `teacher/NAME`.
     keep: which step is the product, "best" or "last"; None for the best.

@@ -48,7 +48,7 @@ class PromptModel(models.BaseTransformerModel):
     initial_checkpoint: T5X checkpoint that is restored; None for random weights.
     fresh: whether the prompt starts anew, from the checkpoint's token table where it
       starts from words; False where the checkpoint holds it.
-    seed: of a fresh prompt.
+    seed: of a fresh prompt. procedure: of several phases, which T5X does not run.
 
   Raises:
     ValueError: for what T5X cannot run.
@@ -69,7 +69,13 @@ class PromptModel(models.BaseTransformerModel):
     initial_checkpoint: str | None = None,
     fresh: bool = True,
     seed: int = 0,
+    procedure: Any = None,
   ) -> None:
+    if procedure is not None:
+      raise ValueError(
+        f"`PROCEDURE` is {type(procedure).__name__}, a run of several phases, and T5X "
+        "trains one. Run `python -m prompt_tuning.train` with this recipe."
+      )
     backbone = backbone or start.architecture(initial_checkpoint)
     start.check(backbone, prompt, output, labels)
     optimizer_def = BranchOptimizer(optimizer, trainable, prompt)
