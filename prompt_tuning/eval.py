@@ -19,10 +19,18 @@ from typing import Any
 from prompt_tuning import answer
 from prompt_tuning.core import files
 from prompt_tuning.data.batches import check_targets
-from prompt_tuning.engine import config, conventions, distributed, ended, evaluate
+from prompt_tuning.engine import (
+  config,
+  conventions,
+  distributed,
+  ended,
+  evaluate,
+  terms,
+)
 from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
+from prompt_tuning.objectives.objective import parts
 from prompt_tuning.outputs.choice import Choice
 
 
@@ -118,7 +126,7 @@ def _answered(
   vocabulary = session.loaded.vocabulary
   evaluator = evaluate.Evaluator(
     session.model,
-    CrossEntropy(),
+    _objective(session, task),
     session.layout(examples, targets=True, cut_targets=True),
     vocabulary,
     task,
@@ -139,6 +147,16 @@ def _answered(
     for text, record in zip(texts, records, strict=True)
   ]
   return scores, lines
+
+
+def _objective(session: answer.Session, task: Any) -> Any:
+  """What training lowered, as far as a prompt alone can tell it."""
+  known = {} if session.prompt is None else session.prompt.card
+  found = terms.answering(terms.of(known))
+  if not task.labels and any(part.objective.labelled for part in parts(found)):
+    logging.warning("The task has no LABELS, which the prompt's objective compares.")
+    found = CrossEntropy()
+  return terms.bound(found, session.loaded.vocabulary, task)
 
 
 def _card_output(session: answer.Session, task: Any) -> Any:

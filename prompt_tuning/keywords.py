@@ -26,7 +26,6 @@ REFUSED = {
   "train_steps": "the `steps` argument says it",
   "prompt": "the `method` argument names it",
   "prompt_init": "the `init` argument names it",
-  "objective": "change it by label_smoothing= and z_loss=",
   "recipe": "each of its numbers is an argument of its own",
   "procedure": "it trains one phase. Run `python -m prompt_tuning.train`",
   "reading": "give task_feature_lengths=, prompt_place= or truncate=",
@@ -37,7 +36,16 @@ REFUSED = {
   "sharding": "change it by num_partitions=, replicas= and axis_rules=",
 }
 # Arguments of `tune` that are macros too.
-NAMED = ("method", "seed", "labels", "metrics", "output", "optimizer")
+NAMED = (
+  "method",
+  "seed",
+  "labels",
+  "metrics",
+  "output",
+  "optimizer",
+  "objective",
+  "teachers",
+)
 # Overrides that validation alone obeys.
 VALIDATION = ("eval_period", "eval_examples", "best_metric", "patience", "decode_steps")
 SIDES = ("inputs", "targets")

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
   early.begin("prompt_tuning.train")
 
+from collections.abc import Mapping
 from typing import Any
 
 from prompt_tuning.core import files
@@ -20,6 +21,7 @@ from prompt_tuning.engine.recipe import Origin, Reading, Recipe
 from prompt_tuning.engine.sentence import Sentence
 from prompt_tuning.engine.sharding import on_host
 from prompt_tuning.interop import load as backbone_load
+from prompt_tuning.interop import teachers as teaching
 
 
 def train(
@@ -33,6 +35,7 @@ def train(
   output: Any = None,
   procedure: Any = None,
   tensorboard: bool = True,
+  teachers: Mapping[str, str] | None = None,
 ) -> Any:
   """Runs one sentence (backbone, task, method, objective, numbers) into MODEL_DIR.
 
@@ -45,6 +48,7 @@ def train(
     output: see `outputs/`; None evaluates the loss alone.
     procedure: of several phases, see `procedures/`; None for one, in MODEL_DIR itself.
     tensorboard: also write TensorBoard events.
+    teachers: name -> folder of a prompt that the objective learns from.
 
   Returns:
     `engine.fit.Fitted`; with a procedure, the results of its phases.
@@ -72,8 +76,9 @@ def train(
     distributed.by_first(check)
     # Nothing is written before all that can be refused has been, by any process.
     loaded = distributed.together(load)
-    sentence = Sentence(
-      loaded, task, method, prompt, reading, recipe, output, configuration
+    said = task, method, prompt, reading, recipe, output, configuration
+    sentence = distributed.together(
+      lambda: Sentence(loaded, *said, teachers=teaching.read(teachers or {}, loaded))
     )
     settled = {"configuration": folders.settled(configuration)}
     if procedure is None:

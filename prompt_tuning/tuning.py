@@ -13,6 +13,7 @@ from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import config, fit, gin_state, loop, optimizer
 from prompt_tuning.engine.facts import card_facts, product_of
 from prompt_tuning.engine.product import Product
+from prompt_tuning.interop import teachers as teaching
 from prompt_tuning.wishes import OUTPUTS, Wish, wished
 
 # Macros that a run here is made of.
@@ -49,6 +50,8 @@ def tune(
   metrics: Sequence[str] | str | None = None,
   output: Any = None,
   optimizer: Any = None,
+  objective: Any = None,
+  teachers: Mapping[str, Any] | None = None,
   **overrides: Any,
 ) -> Product:
   """Trains a prompt on pairs of texts.
@@ -74,6 +77,8 @@ def tune(
       greedily without any.
     optimizer: "adafactor", "adamw", one of `engine/optimizer.py`, or a transformation
       of optax, used as it is; None keeps Adafactor.
+    objective: one of `objectives/`; None keeps the method's own.
+    teachers: name -> prompt, or its folder, that the objective learns from.
     **overrides: macros in lower case, such as prompt_length=20, learning_rate=0.3,
       batch_size=32, eval_period=50, dropout_rate=0.1, pack_segments=4.
 
@@ -102,29 +107,39 @@ def tune(
       'or output="greedy" to write answers instead.'
     )
   with keywords.in_words():
-    return _tuned(model.loaded, wish, recorder)
+    taught = teaching.read(teachers or {}, model.loaded)
+    return _tuned(model.loaded, wish, recorder, objective, taught)
 
 
-def _tuned(loaded: Any, wish: Wish, recorder: Any) -> Product:
+def _tuned(
+  loaded: Any, wish: Wish, recorder: Any, objective: Any, teachers: Mapping[str, Any]
+) -> Product:
   vocabulary, task = loaded.vocabulary, wish.task
   longest = _longest(task, vocabulary)
   with gin_state.isolated():
     settings = _settings(wish, longest, loaded.name)
     text = config.text()
   recipe = settings["RECIPE"]
+  if objective is not None:
+    recipe = dataclasses.replace(recipe, objective=objective)
   backbone = loaded.backbone.recast(dropout_rate=recipe.dropout_rate)
   prompted = PromptedModel(backbone, settings["PROMPT"], recipe.pack_segments)
   layout = settings["READING"].layout(prompted)
   output = settings["OUTPUT"] if wish.validated else None
   fitted = fit.fit(
-    prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder
+    *(prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder),
+    teachers=teachers,
   )
   card = card_facts(loaded, wish.method, layout, task, text, output, recipe)
   if wish.guessed:
     card["task"]["labels_guessed"] = True
   given = {
     name: _shown(value)
-    for name, value in (("output", wish.output), ("optimizer", wish.optimizer))
+    for name, value in (
+      ("output", wish.output),
+      ("optimizer", wish.optimizer),
+      ("objective", objective),
+    )
     if value is not None and not isinstance(value, str)
   }
   if given:

@@ -100,7 +100,12 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
   found |= {"LEARNING_RATE": 0.1, "BRANCH_SCHEDULES": {}, "GROUPS": {}}
   for macro in config.names() & {"LEARNING_RATE", "BRANCH_SCHEDULES", "GROUPS"}:
     found[macro] = config.macro(macro)
-  groups = {name: group.schedule for name, group in found.pop("GROUPS").items()}
+  # What an objective owns trains with that objective alone.
+  groups = {
+    name: group.schedule
+    for name, group in found.pop("GROUPS").items()
+    if name != "objective"
+  }
   return Method(
     name,
     config.macro("PROMPT"),

@@ -51,7 +51,7 @@ def sentence(model, monkeypatch):
   """Calls `tune`; returns what reaches `fit.fit`, which compiles nothing."""
   found = {}
 
-  def stop(prompted, params, vocabulary, task, layout, recipe, output, recorder):
+  def stop(prompted, params, vocabulary, task, layout, recipe, output, _, teachers):
     found.update(model=prompted, task=task, layout=layout, recipe=recipe, output=output)
     raise Seen
 
@@ -430,7 +430,7 @@ def test_the_verb_drops_at_its_rate_without_a_backbone_file(
   """A folder's architecture says 0; the configuration binds the rate alone."""
   seen = []
 
-  def stop(prompted, params, vocabulary, task, layout, recipe, output):
+  def stop(prompted, params, vocabulary, task, layout, recipe, output, teachers):
     seen.append((prompted.backbone.config.dropout_rate, recipe.dropout_rate > 0))
     raise Seen
 
@@ -505,3 +505,12 @@ def test_a_prompt_of_a_killed_write_is_found(prompt, tmp_path):
   """Whole, but not yet in its place."""
   prompt.save(tmp_path / ".prompt_tuning.new")
   assert pt.load_prompt(tmp_path).parameters == prompt.parameters
+
+
+def test_objectives_and_teachers_reach_the_run(sentence, model):
+  from prompt_tuning.objectives.distil import Distil
+
+  found = sentence(objective=Distil("a"), teachers={})
+  assert found["recipe"].objective == Distil("a")
+  with pytest.raises(ValueError, match="`teachers` names 'a'"):
+    pt.tune(model, PAIRS, objective=Distil("a"), teachers={"a": "/no/such/folder"})

@@ -72,7 +72,7 @@ class Toy:
 
   segments: int = 1
   prompt = None
-  lengths = {}
+  lengths, teachers = {}, {}
   backbone = Same()
 
   def logical_axes(self, params):

@@ -19,7 +19,15 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.prompt import Prompt
 from prompt_tuning.data import batches as batching
-from prompt_tuning.engine import config, measured, optimizer, product, state, step
+from prompt_tuning.engine import (
+  config,
+  identity,
+  measured,
+  optimizer,
+  product,
+  state,
+  step,
+)
 from prompt_tuning.engine.recipe import Reading, Recipe
 from prompt_tuning.inits import uniform
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
@@ -345,7 +353,5 @@ def test_survivors_begin_where_the_first_training_ended(run):
   (folder,) = (run / "phases").glob("*_positions_50")
   whole = tensors(run / "phases" / "00_whole")
   digest = json.loads((folder / "run.json").read_text())["identity"]["start"]
-  from prompt_tuning.engine import start
-
   mask = tensors(folder)[MASK]
-  assert digest == start.digest({TABLE: whole[TABLE], MASK: mask})
+  assert digest == identity.arrays({TABLE: whole[TABLE], MASK: mask})

@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
@@ -86,14 +86,30 @@ def drawn(name: str) -> bool:
   return name == "initializer" or name.endswith("_initializer")
 
 
-def rebuild(data: Any) -> Any:
+class Allowed(NamedTuple):
+  """What a card may build.
+
+  Attributes:
+    rooms: modules and packages of this library that hold it. kinds: its classes.
+    what: a name for it.
+  """
+
+  rooms: Sequence[str]
+  kinds: tuple[type, ...]
+  what: str
+
+
+METHODS = Allowed(ROOMS, (At, nn.Module), "a word of a method")
+
+
+def rebuild(data: Any, allowed: Allowed = METHODS) -> Any:
   """The inverse of `describe`; initialisers are None.
 
   Raises:
-    ValueError: if a class is no word of a method (see `word`), or does not take what
+    ValueError: if a class is none of `allowed` (see `word`), or does not take what
       is stated for it, or "same" names no module that stands before it.
   """
-  return _Reader()(data, "", 0)
+  return _Reader(allowed)(data, "", 0)
 
 
 def _below(path: str, key: Any) -> str:
@@ -106,9 +122,11 @@ class _Reader:
   Attributes:
     made: path of a module -> (the module, how many parts it has).
     parts: parts so far; those of a module that is mentioned again count again.
+    allowed: what may be built.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, allowed: Allowed) -> None:
+    self.allowed = allowed
     self.made: dict[str, tuple[Any, int]] = {}
     self.parts = 0
 
@@ -127,7 +145,7 @@ class _Reader:
       rest = {key: value for key, value in data.items() if key != "class"}
       if data["class"] in SITES and not rest:
         return SITES[data["class"]]
-      cls = word(data["class"])
+      cls = word(data["class"], self.allowed)
       built = _built(cls, data["class"], {k: inner(k, v) for k, v in rest.items()})
       if isinstance(built, nn.Module):
         self.made[path] = built, self.parts - before
@@ -215,12 +233,12 @@ def _required(field: dataclasses.Field) -> bool:
   )
 
 
-def word(path: Any) -> type:
-  """The class that a card names, if it is a word of a method.
+def word(path: Any, allowed: Allowed = METHODS) -> type:
+  """The class that a card names, if it is one of `allowed`.
 
-  Those are the words of `ROOMS`, and Flax modules of other packages that the reader has
-  imported: a card can neither import code from outside of this library nor build what
-  is no part of a prompt.
+  Of methods those are the words of `ROOMS`, and Flax modules of other packages that the
+  reader has imported: a card can neither import code from outside of this library nor
+  build what is no part of a prompt.
 
   Args:
     path: "module:Class".
@@ -230,8 +248,9 @@ def word(path: Any) -> type:
   """
   module, _, name = path.partition(":") if isinstance(path, str) else ("", "", "")
   own = module.partition(".")[0] == PACKAGE
-  if own and not any(module.startswith(room + ".") or module == room for room in ROOMS):
-    raise ValueError(f"card.json names {path!r}, which is not a word of a method.")
+  refused = ValueError(f"card.json names {path!r}, which is not {allowed.what}.")
+  if own and not any(_within(module, room) for room in allowed.rooms):
+    raise refused
   if own and name.isidentifier() and re.fullmatch(r"[\w.]+", module):
     try:
       importlib.import_module(module)
@@ -243,15 +262,19 @@ def word(path: Any) -> type:
       "prompt, if you trust it."
     )
   found = vars(sys.modules[module]).get(name)
-  if not _is_word(found, module):
-    raise ValueError(f"card.json names {path!r}, which is not a word of a method.")
+  if not _is_word(found, module, allowed.kinds):
+    raise refused
   return found
 
 
-def _is_word(found: Any, module: str) -> bool:
+def _within(module: str, room: str) -> bool:
+  return module == room or module.startswith(f"{room}.")
+
+
+def _is_word(found: Any, module: str, kinds: tuple[type, ...]) -> bool:
   if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
     return False
   # A name that a module merely imported is another module's class.
   if found.__module__ != module or module.partition(".")[0] in NEVER:
     return False
-  return issubclass(found, (At, nn.Module))
+  return issubclass(found, kinds)

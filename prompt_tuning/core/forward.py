@@ -4,10 +4,12 @@ Each result is computed when it is first asked for, and once: objectives that st
 side by side read one pass of the backbone, and what none of them reads is not computed.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.core.injection import Injection
@@ -82,6 +84,56 @@ class Forward:
     """float32 logits of some of `states`; they are made anew for each call."""
     return self.model.backbone.logits(self.params["backbone"], states)
 
+  def continued(self, targets: Batch) -> Float[Array, "B U H"]:
+    """The last states of other targets after the same inputs, read once.
+
+    Args:
+      targets: `targets`, `decoder_inputs` and `decoder_prompt_index` [B U], one example
+        a row.
+    """
+    return self.model.backbone.states(
+      self.params["backbone"], targets, *self.encoded, self.injection, self._keys[2]
+    )
+
+  @functools.cached_property
+  def examples(self) -> Bool[Array, " R"]:
+    """True where a row, or a segment of one, holds an example with targets."""
+    return self._own_targets.any(-1).reshape(-1)
+
+  @functools.cached_property
+  def _own_targets(self) -> Bool[Array, "B S U"]:
+    """Which target positions are those of each example of a row."""
+    targets_BU = self.batch["targets"]
+    own_BSU = (targets_BU > 0)[:, None]
+    if self.model.segments > 1:
+      numbers_S = jnp.arange(1, self.model.segments + 1)[None, :, None]
+      own_BSU &= self.batch["decoder_segment_ids"][:, None] == numbers_S
+    return own_BSU
+
+  @functools.cached_property
+  def first(self) -> Float[Array, "R H"]:
+    """The last state at each example's first target; of no example, some state."""
+    first_BS1 = self._own_targets.argmax(-1)[..., None]
+    states_BSH = jnp.take_along_axis(self.states, first_BS1, axis=1)
+    return states_BSH.reshape(-1, states_BSH.shape[-1])
+
+  def unprompted(self) -> "Forward":
+    """The same batch and no prompt, without gradient or noise.
+
+    Reserved positions stay where they are, as pads: distances between tokens of a text
+    are what matters to them, and those are the same.
+    """
+    batch = dict(self.batch)
+    for ids, index in (
+      ("inputs", "prompt_index"),
+      ("decoder_inputs", "decoder_prompt_index"),
+    ):
+      if index in batch:
+        batch[ids] = jnp.where(batch[index] >= 0, 0, batch[ids])
+    model = dataclasses.replace(self.model, prompt=None, teachers={})
+    params = {"backbone": jax.lax.stop_gradient(self.params["backbone"])}
+    return Forward(model, params, batch)
+
   def own(self, name: str) -> Any:
     """Parameters of the objective of that name: the branch `objective/NAME`."""
     return self.params["objective"][name]
@@ -91,6 +143,6 @@ class Forward:
     kept = self.__dict__.setdefault("_teachers", {})
     if name not in kept:
       model, params = self.model.taught(self.params, name)
-      params = jax.tree.map(jax.lax.stop_gradient, params)
+      params = jax.lax.stop_gradient(params)
       kept[name] = Forward(model, params, self.batch)
     return kept[name]

@@ -13,9 +13,10 @@ import numpy as np
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import evaluate, fit, sharding
+from prompt_tuning.engine import evaluate, fit, sharding, terms
 from prompt_tuning.engine.ready import Places, places, state_shapes
 from prompt_tuning.engine.recipe import Recipe
+from prompt_tuning.objectives.objective import Words, bound, parts
 from prompt_tuning.outputs.choice import Choice
 
 PROGRAMS = ("train", "eval", "decode")
@@ -51,20 +52,39 @@ class Job:
     backbone = self.model.backbone.held_shapes()
     prompt = self.model.prompt_shapes(backbone)
     found = {"backbone": backbone, **({"prompt": prompt} if prompt else {})}
-    trains, frozen = branches.split(found, self.recipe.trainable)
+    found |= self._own(found)
+    trains, frozen = branches.split(found, self.trainable)
     trains = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "float32"), trains)
     return branches.merge(trains, frozen)
+
+  def _own(self, params: Any) -> Any:
+    """Shapes of the branch of the objective, if it has one."""
+    draw = functools.partial(terms.branch, self.objective, self.model, seed=0)
+    return jax.eval_shape(draw, params)
+
+  @functools.cached_property
+  def trainable(self) -> tuple[str, ...]:
+    """Branches that train."""
+    owns = any(hasattr(part.objective, "init") for part in parts(self.objective))
+    return (*self.recipe.trainable, *[terms.BRANCH] * owns)
+
+  @functools.cached_property
+  def objective(self) -> Any:
+    """The objective, with labels as long as targets may be."""
+    words = Words(lambda text: [3] * max(1, self.layout.targets - 1), EOS)
+    labels = [str(number) for number in range(self.labels)]
+    return bound(self.recipe.objective, words, labels)
 
   @functools.cached_property
   def transform(self) -> Any:
     """The optimiser of what trains."""
-    trains, _ = branches.split(self.params, self.recipe.trainable)
+    trains, _ = branches.split(self.params, self.trainable)
     return self.recipe.optimizer.build(trains)
 
   @functools.cached_property
   def places(self) -> Places:
     """Where everything lives."""
-    trainable = self.recipe.trainable
+    trainable = self.trainable
     return places(self.model, self.params, trainable, self.transform, self.place)
 
   def lower(self, program: str) -> Any:
@@ -73,8 +93,9 @@ class Job:
 
   def _train(self) -> Any:
     recipe = self.recipe
-    trains, frozen = branches.split(self.params, recipe.trainable)
+    trains, frozen = branches.split(self.params, self.trainable)
     begin = state_shapes(trains, self.transform)
+    recipe = dataclasses.replace(recipe, objective=self.objective)
     run = fit.compiled_step(
       self.model, recipe, self.layout, self.transform, self.place, self.places
     )
@@ -88,7 +109,7 @@ class Job:
 
   def _eval(self) -> Any:
     evaluator = evaluate.Evaluator(
-      self._alone, self.recipe.objective, self.layout, None, None, None, 1, self.place
+      self._alone, self.objective, self.layout, None, None, None, 1, self.place
     )
     return evaluator.loss_step.lower(self._whole, self.batch(self._size))
 
@@ -115,7 +136,7 @@ class Job:
   @property
   def _whole(self) -> Any:
     """Parameters as an evaluation during training finds them."""
-    trains, frozen = branches.split(self.params, self.recipe.trainable)
+    trains, frozen = branches.split(self.params, self.trainable)
     return branches.merge(
       _at(trains, self.places.trainable), _at(frozen, self.places.frozen)
     )

@@ -25,7 +25,7 @@ def measure(job: Job, chip: Chip, programs: Sequence[str]) -> dict[str, Any]:
   """
   found = {name: program(job, chip, name) for name in programs}
   first = found[programs[0]]
-  trains, _ = branches.split(job.params, job.recipe.trainable)
+  trains, _ = branches.split(job.params, job.trainable)
   return {
     "fits": all(one["fits"] for one in found.values()),
     "bytes_per_chip": max(one["bytes_per_chip"] for one in found.values()),
@@ -56,7 +56,7 @@ def setting(job: Job) -> dict[str, Any]:
 
 def weights(job: Job) -> dict[str, int]:
   """Bytes on one chip of what lives there between steps."""
-  trains, frozen = branches.split(job.params, job.recipe.trainable)
+  trains, frozen = branches.split(job.params, job.trainable)
 
   def held(tree: Any, places: Any) -> int:
     sizes = jax.tree.map(sharding.bytes_per_device, tree, places)

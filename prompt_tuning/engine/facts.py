@@ -9,7 +9,7 @@ import prompt_tuning
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import conventions, loop, product
+from prompt_tuning.engine import conventions, loop, product, terms
 from prompt_tuning.engine.recipe import Recipe
 
 
@@ -26,6 +26,7 @@ def card_facts(
   repeat: dict[str, Any] = {}
   if recipe is not None:
     repeat = {"seed": recipe.seed, "steps": recipe.plan.steps}
+    repeat["objective"] = terms.said(recipe.objective)
   return {
     "method": method,
     "layout": dataclasses.asdict(layout),
@@ -54,6 +55,7 @@ def product_of(
   model: PromptedModel, params: Any, trained: Any, card: dict[str, Any], best: loop.Best
 ) -> product.Product:
   """The product of a run: trained branches, and what of the prompt stayed fixed."""
+  trained = {name: tree for name, tree in trained.items() if name != terms.BRANCH}
   names = set(branches.flatten(trained))
   fixed = {
     name: value

@@ -6,7 +6,7 @@ with checkpoints, or nothing on disk).
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -56,9 +56,11 @@ def fit(
   checkpoints: Checkpoints | None = None,
   keep: Callable[[Any, Any, loop.Best], None] | None = None,
   best: loop.Best | None = None,
+  teachers: Mapping[str, Any] | None = None,
 ) -> Fitted:
   """`prepare`, `resumed`, then `run`."""
-  ready = prepare(model, backbone_params, vocabulary, task, layout, recipe, output)
+  given = model, backbone_params, vocabulary, task, layout, recipe, output
+  ready = prepare(*given, teachers)
   begin = resumed(ready, checkpoints, recorder.say)
   return run(ready, recorder, checkpoints, keep, best, begin=begin)
 

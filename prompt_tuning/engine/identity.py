@@ -53,6 +53,16 @@ def frozen(loaded: Any, vocabulary: Any) -> Identity:
   }
 
 
+def arrays(given: Mapping[str, np.ndarray]) -> str:
+  """How many arrays there are and a digest of their paths and numbers."""
+  found = hashlib.sha256()
+  for path, value in sorted(given.items()):
+    value = np.asarray(value)
+    found.update(f"{path} {value.shape} {value.dtype} ".encode())
+    found.update(np.ascontiguousarray(value).tobytes())
+  return f"{len(given)} arrays {found.hexdigest()[:16]}"
+
+
 def data(task: Any, vocabulary: Any, split: str) -> str | None:
   """How many examples a split has and a digest of them, in order."""
   if not task.streams:

@@ -144,6 +144,10 @@ TABLE: dict[str, Row] = {
     mapping('{"prompt": @optimizer.constant()}', lambda value: isinstance(value, Made)),
     "schedules of branches that have their own: short for GROUPS",
   ),
+  "TEACHERS": Row(
+    mapping('{"name": "folder/of/its/prompt"}', lambda value: isinstance(value, str)),
+    "prompts that the objective learns from",
+  ),
   "GROUPS": Row(
     mapping('{"prompt/task": @groups.Group()}', lambda value: isinstance(value, Made)),
     "rule, schedule, decay and clipping of branches that have their own",
@@ -286,14 +290,14 @@ STATED: dict[str, Kind] = {
 
 
 def stated() -> dict[str, Row]:
-  """Rows that the heads of the library's methods and procedures state.
+  """Rows that the heads of methods, objectives and procedures state.
 
   Raises:
     ValueError: for a kind that is none of `STATED`.
   """
   found = {}
   for name, source in library.texts().items():
-    if not name.startswith(("gin/methods/", "gin/procedures/")):
+    if not name.startswith(_SENTENCES):
       continue
     for macro, kind, meaning in _LINE.findall(source):
       if kind not in STATED:
@@ -305,5 +309,6 @@ def stated() -> dict[str, Row]:
   return found
 
 
+_SENTENCES = ("gin/methods/", "gin/objectives/", "gin/procedures/")
 _LINE = re.compile(r"^# ([A-Z][A-Z0-9_]+): ([^;\n]+); (.+?)\.?$", re.MULTILINE)
 TABLE |= stated()

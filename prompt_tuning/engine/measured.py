@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from prompt_tuning.core.forward import Forward
-from prompt_tuning.engine import examples, interrupt, sharding
+from prompt_tuning.engine import examples, interrupt, sharding, terms
 from prompt_tuning.engine.evaluate import Evaluator, device_batches
 from prompt_tuning.engine.ready import Begin, initial_params
 from prompt_tuning.engine.sentence import Sentence
@@ -49,12 +49,13 @@ def _examined(
 ) -> dict[str, float]:
   words, recipe = sentence.loaded.vocabulary, sentence.recipe
   model = sentence.alone
+  asked = terms.answering(recipe.objective)
   found = {}
   for name, task in exam.tasks.items():
     rows = examples.read(task, words, exam.split)
     evaluator = Evaluator(
       model,
-      recipe.objective,
+      terms.bound(asked, words, task),
       sentence.reading.layout(model),
       words,
       task,
@@ -72,7 +73,10 @@ def _summed(
   sentence: Sentence, measure: Measure, params: Any, place: Any, between: Any
 ) -> dict[str, np.ndarray]:
   model, task = sentence.alone, sentence.task
-  objective, words = sentence.recipe.objective, sentence.loaded.vocabulary
+  words = sentence.loaded.vocabulary
+  # What a prompt alone can tell: a measurement has neither teachers nor critics.
+  objective = terms.answering(sentence.recipe.objective)
+  objective = terms.bound(objective, words, task)
 
   def loss(params: Any, batch: Any) -> Any:
     terms = objectives.terms(objective, Forward(model, params, batch))

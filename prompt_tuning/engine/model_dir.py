@@ -91,6 +91,8 @@ MOVED = {
 SINCE = {
   "RECIPE": "@recipe.Recipe()",
   "PROCEDURE": "None",
+  "TEACHERS": "{}",
+  "train.train.teachers": "%TEACHERS",
   "train.train.procedure": "%PROCEDURE",
   "READING": "@recipe.Reading()",
   "recipe.Recipe.plan": "@loop.Plan()",

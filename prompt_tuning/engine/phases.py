@@ -129,7 +129,7 @@ class Phases:
     with interrupt.before_training(NOTHING):
       ready = distributed.together(lambda: sentence.ready(begin))
       hangs_on = distributed.together(sentence.hangs_on)
-      hangs_on = {**hangs_on, "start": start.digest(given) if given else None}
+      hangs_on = {**hangs_on, "start": identity.arrays(given) if given else None}
       distributed.same(hangs_on)
     facts = {**sentence.facts(ready), "phase": name}
     text = sentence.configuration
@@ -201,7 +201,7 @@ def of_phase(run: Sentence, phase: Phase, products: start.Products) -> Sentence:
     recipe = dataclasses.replace(recipe, objective=phase.objective)
   if phase.trainable is not None:
     recipe = dataclasses.replace(recipe, trainable=tuple(phase.trainable))
-  teachers = {name: products.module(owner) for name, owner in phase.teachers.items()}
+  teachers = {name: products.opened(owner) for name, owner in phase.teachers.items()}
   return dataclasses.replace(
     run,
     task=run.task if phase.task is None else phase.task,
@@ -223,8 +223,4 @@ def _given(sentence: Sentence, phase: Phase, products: start.Products) -> dict:
     drawn = branches.flatten(initial_params(model, sentence.loaded.params, words, seed))
     start.check(phase.start, products, drawn, phase.name)
     given = start.values(phase.start, products)
-  for name, owner in phase.teachers.items():
-    products.card(owner)
-    held = branches.flatten(products.values(f"{owner}:prompt"))
-    given.update({f"teacher/{name}/{path}": value for path, value in held.items()})
   return given

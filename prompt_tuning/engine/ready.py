@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import buckets, packing
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import codes, sharding, state
+from prompt_tuning.engine import codes, sharding, state, terms
 from prompt_tuning.engine.evaluate import Evaluator
 from prompt_tuning.engine.examples import Part, training_source, validation_part
 from prompt_tuning.engine.recipe import Recipe
@@ -73,6 +73,7 @@ def prepare(
   layout: Layout,
   recipe: Recipe,
   output: Any,
+  teachers: Mapping[str, Any] | None = None,
   begin: Begin | None = None,
   judge: Any = None,
 ) -> Ready:
@@ -83,6 +84,7 @@ def prepare(
     vocabulary: of the backbone. task: `data.task.TextTask`.
     layout: of its examples. recipe: numbers and choices. output: how predictions are
       made (`outputs/`), or None for the loss alone.
+    teachers: name -> product that the objective learns from.
     begin: changes the parameters that were drawn; None leaves them.
     judge: the task whose validation split chooses the best; None for `task`.
 
@@ -94,6 +96,11 @@ def prepare(
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
   batching.check_labels(task.labels, vocabulary)
   trains = recipe.plan.steps > 0
+  objective = recipe.objective if trains else terms.answering(recipe.objective)
+  objective = terms.bound(objective, vocabulary, task)
+  recipe = dataclasses.replace(recipe, objective=objective)
+  model, taught = terms.with_teachers(model, teachers or {})
+  terms.check_teachers(objective, model)
   if trains and not recipe.trainable:
     raise ValueError(
       f"`TRAINABLE` is empty, but TRAIN_STEPS is {recipe.plan.steps}. Name a branch, "
@@ -118,6 +125,9 @@ def prepare(
   params = initial_params(model, backbone_params, vocabulary, recipe.seed)
   if begin is not None:
     params = begin(params)
+  own = terms.branch(objective, model, params, recipe.seed)
+  params = {**params, **taught, **own}
+  recipe = dataclasses.replace(recipe, trainable=(*recipe.trainable, *own))
   if recipe.trainable:
     branches.check(params, recipe.trainable)
   # Only training packs; evaluation keeps one example a row, in order.

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.engine import fit, identity
 from prompt_tuning.engine.facts import card_facts
@@ -20,7 +21,7 @@ class Sentence:
   recipe: numbers and choices. output: how predictions are made, or None.
   configuration: all of it, as text.
   judge: the task whose validation split chooses the best; None for `task`.
-  teachers: name -> prompt, see `core.model`.
+  teachers: name -> product that the objective learns from.
   """
 
   loaded: Any
@@ -39,7 +40,7 @@ class Sentence:
     """Backbone and prompt as they train."""
     # The rate holds for a backbone that states its own, too.
     recast = self.loaded.backbone.recast(dropout_rate=self.recipe.dropout_rate)
-    return PromptedModel(recast, self.prompt, self.recipe.pack_segments, self.teachers)
+    return PromptedModel(recast, self.prompt, self.recipe.pack_segments)
 
   @property
   def alone(self) -> PromptedModel:
@@ -57,13 +58,22 @@ class Sentence:
       self.reading.layout(model),
       self.recipe,
       self.output,
+      self.teachers,
       *(() if begin is None and self.judge is None else (begin, self.judge)),
     )
 
   def hangs_on(self) -> identity.Identity:
     """Data, backbone and vocabulary, see `engine.identity`."""
     trains = self.recipe.plan.steps > 0
-    return identity.of(self.loaded, self.task, self.loaded.vocabulary, trains)
+    found = identity.of(self.loaded, self.task, self.loaded.vocabulary, trains)
+    if not self.teachers:
+      return found
+    taught = {
+      f"{name}/{path}": leaf
+      for name, one in self.teachers.items()
+      for path, leaf in branches.flatten({**one.frozen, **one.trainable}).items()
+    }
+    return {**found, "teachers": identity.arrays(taught)}
 
   def facts(self, made: Ready) -> dict[str, Any]:
     """What the product's card says, but for step and scores."""

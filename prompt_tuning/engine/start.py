@@ -4,7 +4,6 @@ Shapes, widths and fingerprints are compared by what cards say, before any numbe
 product is read.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,9 +64,10 @@ class Products:
       self._cards[owner] = found
     return self._cards[owner]
 
-  def module(self, owner: str) -> Any:
-    """Its prompt, without parameters."""
-    return describe.rebuild(self.card(owner)["module"])
+  def opened(self, owner: str) -> product.Product:
+    """The whole product, of this backbone."""
+    self.card(owner)
+    return product.load(self.folder(owner))
 
   def shapes(self, reference: str) -> Any:
     """Shapes of what a reference names, by the card alone.
@@ -77,7 +77,7 @@ class Products:
     """
     owner, path = surgery.place(reference)
     if path == surgery.FOLDED:
-      module = self.module(owner)
+      module = describe.rebuild(self.card(owner)["module"])
       if module is None or module.reads_input or set(module.lengths) != {"encoder"}:
         raise ValueError(
           f"`Fold` names {owner!r}, whose prompt reads its input or stands elsewhere "
@@ -189,15 +189,6 @@ def begun(params: Any, given: Mapping[str, np.ndarray]) -> dict[str, Any]:
     dtype = flat[path].dtype if path in flat else value.dtype
     flat[path] = jax.numpy.asarray(value, dtype)
   return branches.unflatten(flat)
-
-
-def digest(given: Mapping[str, np.ndarray]) -> str:
-  """A short text that says which numbers a phase starts from."""
-  found = hashlib.sha256()
-  for path, value in sorted(given.items()):
-    found.update(f"{path} {value.shape} {value.dtype} ".encode())
-    found.update(np.ascontiguousarray(value).tobytes())
-  return f"{len(given)} arrays {found.hexdigest()[:16]}"
 
 
 def _flat(target: str, made: Any) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning.core.forward import Forward
-from prompt_tuning.objectives.objective import Term
+from prompt_tuning.objectives.objective import Objective, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Objective):
   """Mean over target tokens (pads and reserved positions are not targets).
 
   Attributes:

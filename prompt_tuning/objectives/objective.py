@@ -1,10 +1,11 @@
 """What training lowers: terms over one forward pass, added up with weights."""
 
+import abc
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import flax.struct
 import jax
@@ -12,6 +13,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_tuning.core.forward import Forward
+
+
+class Words(NamedTuple):
+  """What an objective may ask of a vocabulary.
+
+  Attributes:
+    encode: text -> piece ids without an end mark. end: the end mark.
+  """
+
+  encode: Callable[[str], Sequence[int]]
+  end: int
 
 
 @flax.struct.dataclass
@@ -30,17 +42,34 @@ class Term:
   metrics: dict[str, tuple[Array, Array]]
 
 
-class Objective(Protocol):
-  """One term.
+class Objective(abc.ABC):
+  """One term: a frozen dataclass of numbers and texts.
 
   One that owns weights also has a `name` and `init(key, model, params) -> tree`: they
-  are the branch `objective/NAME`, which trains and is no part of the product. One that
-  learns from other prompts has `teachers`, their names (see `core.model`).
+  are the branch `objective/NAME`, which trains and is no part of the product.
   """
 
+  # Whether it compares the labels of a task.
+  labelled: ClassVar[bool] = False
+
+  @property
+  def teachers(self) -> Sequence[str]:
+    """Names of the prompts that it learns from, see `core.model`."""
+    return ()
+
+  def bound(self, words: Words, labels: Sequence[str] | None) -> "Objective":
+    """The same, with what it must know of a vocabulary and a task's labels.
+
+    Raises:
+      ValueError: where it needs labels and there are none.
+    """
+    return self
+
+  @abc.abstractmethod
   def count(self, batch: Any) -> Float[Array, ""]:
     """What it will divide by; adds up over the parts of a batch."""
 
+  @abc.abstractmethod
   def __call__(self, forward: Forward) -> Term:
     """The term of a batch or of a part of one."""
 
@@ -50,7 +79,7 @@ class Weighted:
   """Several objectives as one: the sum of their means, each times its weight.
 
   Attributes:
-    terms: objectives. weights: factors, one a term.
+    terms: objectives. weights: factors, one a term; a term of factor 0 is left out.
   """
 
   terms: Sequence[Objective]
@@ -61,6 +90,11 @@ class Weighted:
       raise ValueError(
         "`Weighted` takes one weight for each of at least one term, got "
         f"{len(self.terms)} terms and {len(self.weights)} weights."
+      )
+    if not any(self.weights):
+      raise ValueError(
+        f"`Weighted.weights` are {tuple(self.weights)}: nothing is lowered. Give one "
+        "that is not 0."
       )
 
 
@@ -82,6 +116,7 @@ def parts(objective: Any) -> tuple[Part, ...]:
   found = tuple(
     Part(weight * part.factor, part.objective)
     for weight, term in zip(objective.weights, objective.terms, strict=True)
+    if weight
     for part in parts(term)
   )
   names = [part.objective.name for part in found if hasattr(part.objective, "init")]
@@ -144,8 +179,7 @@ def owned(objective: Any, key: Any, model: Any, params: Any) -> dict[str, Any]:
   """The branch `objective`: name -> parameters of a term that owns some, drawn.
 
   Args:
-    key: to draw with. model: `core.model.PromptedModel`.
-    params: the other branches, or their shapes.
+    key: to draw with. model: `core.model.PromptedModel`. params: the other branches.
   """
   found = {}
   for number, part in enumerate(parts(objective)):
@@ -157,5 +191,32 @@ def owned(objective: Any, key: Any, model: Any, params: Any) -> dict[str, Any]:
 
 def teachers(objective: Any) -> frozenset[str]:
   """Names of the teachers that some term reads."""
-  named = (getattr(part.objective, "teachers", ()) for part in parts(objective))
-  return frozenset(name for names in named for name in names)
+  return frozenset(
+    name for part in parts(objective) for name in part.objective.teachers
+  )
+
+
+def bound(objective: Any, words: Words, labels: Sequence[str] | None) -> Any:
+  """An objective whose terms know the vocabulary and the labels of a task."""
+  if not isinstance(objective, Weighted):
+    return objective.bound(words, labels)
+  terms = tuple(bound(term, words, labels) for term in objective.terms)
+  return dataclasses.replace(objective, terms=terms)
+
+
+def alone(objective: Any) -> Any:
+  """What can be computed from a prompt alone; None if there is nothing.
+
+  Terms that own weights, which no product keeps, or learn from a teacher are left out.
+  """
+  kept = [
+    part
+    for part in parts(objective)
+    if not hasattr(part.objective, "init") and not part.objective.teachers
+  ]
+  if not kept:
+    return None
+  if len(kept) == 1 and kept[0].factor == 1:
+    return kept[0].objective
+  factors, terms = zip(*kept, strict=True)
+  return Weighted(terms, factors)

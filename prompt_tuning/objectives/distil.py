@@ -1,0 +1,117 @@
+"""Learning from another prompt on the same backbone.
+
+  "kl"    mean over target tokens of KL(softmax(T / t) || softmax(S / t)) t^2
+  "mse"   mean over target tokens and words of (S - T)^2
+  states  mean over the positions of a stack and H of (S - T)^2
+
+with S of the student and T of the teacher. Hinton et al., 2015, "Distilling the
+Knowledge in a Neural Network"; states as in Wang et al., 2023, "Multitask Prompt Tuning
+Enables Parameter-Efficient Transfer Learning". They are those after a stack's last
+norm, our choice: what a T5 adds up inside grows by orders of magnitude, and one layer
+would own the loss.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.model import Batch
+from prompt_tuning.objectives.objective import Objective, Term
+
+KINDS = ("kl", "mse")
+SIDES = ("encoder", "decoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class Distil(Objective):
+  """The teacher's words.
+
+  Attributes:
+    teacher: a name among the model's teachers (TEACHERS).
+    kind: "kl" or "mse". temperature: t, above 0; of "kl".
+  """
+
+  teacher: str
+  kind: str = "kl"
+  temperature: float = 1.0
+
+  def __post_init__(self) -> None:
+    _check("Distil.kind", self.kind, KINDS)
+    if not 0 < self.temperature < float("inf"):
+      raise ValueError(
+        f"`Distil.temperature` must be above 0, got {self.temperature!r}."
+      )
+
+  @property
+  def teachers(self) -> tuple[str, ...]:
+    return (self.teacher,)
+
+  def count(self, batch: Batch) -> Float[Array, ""]:
+    """Target tokens."""
+    return (batch["targets"] > 0).sum().astype(jnp.float32)
+
+  def __call__(self, forward: Forward) -> Term:
+    teacher = forward.teacher(self.teacher)
+    apart_BU = self._apart(
+      forward.logits(forward.states), teacher.logits(teacher.states)
+    )
+    total = jnp.where(forward.batch["targets"] > 0, apart_BU, 0).sum()
+    weight = self.count(forward.batch)
+    return Term(total, weight, {f"distil_{self.kind}": (total, weight)})
+
+  def _apart(
+    self, student_BUV: Float[Array, "B U V"], teacher_BUV: Float[Array, "B U V"]
+  ) -> Float[Array, "B U"]:
+    if self.kind == "mse":
+      return jnp.square(student_BUV - teacher_BUV).mean(-1)
+    t = self.temperature
+    wanted_BUV = jax.nn.log_softmax(teacher_BUV / t)
+    found_BUV = jax.nn.log_softmax(student_BUV / t)
+    return (jnp.exp(wanted_BUV) * (wanted_BUV - found_BUV)).sum(-1) * t**2
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilStates(Objective):
+  """The teacher's last states of one stack.
+
+  Attributes:
+    teacher: a name among the model's teachers (TEACHERS).
+    side: "encoder", whose prompt positions are compared too, or "decoder", at its
+      target tokens.
+  """
+
+  teacher: str
+  side: str = "encoder"
+
+  def __post_init__(self) -> None:
+    _check("DistilStates.side", self.side, SIDES)
+
+  @property
+  def teachers(self) -> tuple[str, ...]:
+    return (self.teacher,)
+
+  def count(self, batch: Batch) -> Float[Array, ""]:
+    """Positions of the stack that are no pads."""
+    ids = batch["inputs" if self.side == "encoder" else "targets"]
+    return (ids > 0).sum().astype(jnp.float32)
+
+  def __call__(self, forward: Forward) -> Term:
+    teacher = forward.teacher(self.teacher)
+    if self.side == "decoder":
+      pair = forward.states, teacher.states
+      mask_BT = forward.batch["targets"] > 0
+    else:
+      (left, mask_BT), (right, other_BT) = forward.encoded, teacher.encoded
+      pair, mask_BT = (left, right), mask_BT & other_BT
+    apart_BT = jnp.square(pair[0] - pair[1]).mean(-1)
+    total = jnp.where(mask_BT, apart_BT, 0).sum()
+    weight = self.count(forward.batch)
+    return Term(total, weight, {f"distil_{self.side}": (total, weight)})
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+  if value not in allowed:
+    raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
