@@ -223,3 +223,63 @@ def test_a_result_that_is_damaged_or_gone_is_refused(work, whole, capsys):
     start(work, "damaged")
   assert "is gone, on which later phases stand" in capsys.readouterr().err
   shutil.rmtree(work / "damaged")
+
+
+SPOT = """include "{recipe}"
+include "gin/methods/spot.gin"
+SOURCE_TASK = %TASK
+SOURCE_STEPS = 3
+PROMPT_LENGTH = 4
+LEARNING_RATE = 0.05
+"""
+
+
+def test_a_prompt_goes_on_in_one_file_as_in_two_commands(work):
+  (work / "spot.gin").write_text(SPOT.format(recipe=work / "recipe.gin"))
+  start(work, "spot", recipe="spot")
+  start(work, "source", "TRAIN_STEPS=3", recipe="recipe")
+  flags = [f"--gin_file={work}/recipe.gin", "--gin_file=gin/inits/saved.gin"]
+  flags += [
+    f"--gin.MODEL_DIR='{work}/target'",
+    f"--gin.PROMPT_FILE='{work}/source/prompt'",
+  ]
+  config.run_verb(train.train, flags)
+  for place, other in (("source", "00_source"), ("target", "01_target")):
+    one = data(work / place / "prompt")
+    assert one == data(work / "spot" / "phases" / other / "prompt"), place
+  assert product.load(work / "spot").card["method"] == "spot"
+
+
+def test_a_task_that_is_not_given_is_refused_before_anything_runs(work, capsys):
+  text = SPOT.format(recipe=work / "recipe.gin").replace("SOURCE_TASK = %TASK\n", "")
+  (work / "open.gin").write_text(text)
+  with pytest.raises(SystemExit):
+    start(work, "open", recipe="open")
+  assert "`SOURCE_TASK` is None; it must be an object" in capsys.readouterr().err
+  assert not (work / "open").exists()
+
+
+@pytest.mark.parametrize("method", ["spot", "xprompt"])
+def test_tune_refuses_what_has_several_phases_by_name(method, tiny_folder):
+  import prompt_tuning as pt
+
+  pairs = [("a film", "good"), ("a bore", "bad")]
+  with pytest.raises(ValueError, match=f"`method` is '{method}', a run of several"):
+    pt.tune(pt.load_model(tiny_folder), pairs, method=method, prompt_length=3)
+
+
+def test_a_schedule_is_stretched_to_the_steps_of_a_phase():
+  """A source of three times the steps warms up and falls three times as slowly."""
+  from prompt_tuning.engine import groups, optimizer
+
+  own = optimizer.warmup_linear(0.5, 10, 100)
+  other = optimizer.warmup_linear(0.1, 0, 100)
+  given = optimizer.Optimizer(
+    optimizer.Adafactor(), own, None, {"prompt": other}, {"x": groups.Group()}
+  )
+  long = given.stretched(100 / 300)
+  for step in (0, 15, 30, 150, 299):
+    assert float(long.schedule(step)) == pytest.approx(float(own(step / 3)), abs=1e-6)
+    found = float(long.branch_schedules["prompt"](step))
+    assert found == pytest.approx(float(other(step / 3)), abs=1e-6)
+  assert float(long.schedule(299)) > 0 and long.groups["x"].schedule is None
