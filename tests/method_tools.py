@@ -59,6 +59,11 @@ NUMBERS = {
   "RANK": 5,
   "OFFSET_LENGTH": 11,
   "BOTTLENECK": 9,
+  "GATE_RANK": 2,
+  "GATE_WIDTH": 10,
+  "BANK_SIZE": 13,
+  "PROMPT_TEXT": "nine pieces",
+  "SOURCES": 2,
 }
 # Macros that name a file of an array [V H].
 FILE = re.compile(r".*_(TABLE|FILE)")
@@ -91,7 +96,15 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
   chosen: dict[str, Any] = {**NUMBERS, **numbers}
   for macro in filter(FILE.fullmatch, known - set(numbers)):
     chosen[macro] = str(pathlib.Path(folder) / f"{macro}.npy")
-    np.save(chosen[macro], np.random.default_rng(5).normal(size=(V, H)))
+    # IPT's prefix mode reads a key and a value of each token.
+    wide = 2 * BACKBONE.spec.places["encoder.kv"].width if "prefix" in name else H
+    np.save(chosen[macro], np.random.default_rng(5).normal(size=(V, wide)))
+  if "SOURCE_FILES" in known:
+    sources = [pathlib.Path(folder) / f"source_{i}.npy" for i in range(2)]
+    for seed, source in enumerate(sources):
+      table = np.random.default_rng(seed).normal(size=(chosen["PROMPT_LENGTH"], H))
+      np.save(source, table)
+    chosen["SOURCE_FILES"] = [str(source) for source in sources]
   lines = [f"{macro} = {chosen[macro]!r}" for macro in chosen if macro in known]
   # Names the macros that a new method leaves open: give them a value in NUMBERS.
   config.parse([file], [*lines, *bindings])

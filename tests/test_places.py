@@ -122,7 +122,12 @@ class Plain:
   def inner(self, name, layer, y):
     scale, shift = (self.held.get(f"{name}.{kind}") for kind in ("scale", "shift"))
     y = y if scale is None else y * scale[layer]
-    return y if shift is None else y + shift[layer]
+    y = y if shift is None else y + shift[layer]
+    adapter = self.held.get(f"{name}.adapter")
+    if adapter is None:
+      return y
+    down, up = np.split(adapter[layer], 2, axis=-1)
+    return y + np.maximum(y @ down.T, 0) @ up
 
   def attend(self, name, layer, weights, x, source, bias, causal, kv, late=0):
     """`late` counts reserved places in front of x that are not there yet."""

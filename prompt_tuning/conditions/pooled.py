@@ -6,6 +6,7 @@ unprompted input (IDPG, Wu et al., 2022). T5 has no [CLS], so the pool is chosen
   mean       sum_t m_t x_t / max(1, sum_t m_t)
   last       the last real token (the end mark)
   first      the first token
+  max        of each channel the largest over real tokens (ATTEMPT, Asai et al., 2022)
   attention  softmax over real t of x_t . q, q trained [C]
 """
 
@@ -20,7 +21,7 @@ from prompt_tuning.core.context import Code, Context, Spec, masked_mean, pooled
 from prompt_tuning.core.prompt import weight
 from prompt_tuning.inits import uniform
 
-POOLS = ("mean", "last", "first", "attention")
+POOLS = ("mean", "last", "first", "max", "attention")
 
 
 class _Pooled(nn.Module):
@@ -49,6 +50,9 @@ class _Pooled(nn.Module):
       vector_RC = masked_mean(values_RTC, mask_RT)
     elif self.pool == "first":
       vector_RC = values_RTC[:, 0]
+    elif self.pool == "max":
+      largest_RC = jnp.where(mask_RT[..., None], values_RTC, -jnp.inf).max(1)
+      vector_RC = jnp.where(mask_RT.any(1, keepdims=True), largest_RC, 0)
     elif self.pool == "last":
       last_R = jnp.maximum(mask_RT.sum(1) - 1, 0)
       vector_RC = jnp.take_along_axis(values_RTC, last_R[:, None, None], 1)[:, 0]

@@ -22,16 +22,21 @@ class TokenLookup(nn.Module):
     length: P, tokens that are read.
     initializer: draws the table [V C]; `inits.saved.rows` makes it IPT's Pretrained.
     width: C; 0 for the backbone's own width.
+    tables: where above 0, C is so many times the width of the place where the prompt
+      acts: 2 for a key and a value.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset()
   length: int
   initializer: Initializer
   width: int = 0
+  tables: int = 0
 
   @nn.compact
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Code:
     H = context.embeddings.shape[-1]
+    if self.tables:
+      H = self.tables * spec.asked.width
     # Padded whether it is short or not: an exported program does not know its T.
     room = (0, 0), (0, self.length)
     ids_RP = jnp.pad(context.ids, room)[:, : self.length]

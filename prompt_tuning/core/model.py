@@ -169,10 +169,14 @@ class PromptedModel:
     if self.prompt is None:
       return None, {}
     context = self.context(params["backbone"], batch)
+    spec = self.backbone.spec
+    if "table" in self.prompt.needs:
+      table_VH = frozen(self.backbone.table(params["backbone"]))
+      spec = dataclasses.replace(spec, table=table_VH)
     injection, sown = self.prompt.apply(
       {"params": params.get("prompt", {})},
       context,
-      self.backbone.spec,
+      spec,
       train=key is not None,
       rngs=None if key is None else self._streams(key),
       mutable=["aux"],

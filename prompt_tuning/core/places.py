@@ -11,6 +11,7 @@ says which record stands there. A backbone lists its places in `Spec.places`, na
   scale    Scale       multiplies an inner vector in every layer ((IA)3)
   shift    Shift       added to an inner vector in every layer (BitFit)
   weight   LowRank     a low-rank change of a kernel in every layer (LoRA)
+  adapter  Adapter     a bottleneck behind a sublayer in every layer (adapters)
 
 A record knows how two of its kind act side by side (`beside`), and how each row picks
 its own among several (`pick`). R is 1 for a prompt that reads no input, else the number
@@ -137,6 +138,19 @@ class LowRank(Place):
     return LowRank(joined(self.vectors, other.vectors, 2))
 
 
+@flax.struct.dataclass
+class Adapter(LowRank):
+  """A bottleneck behind what a sublayer gives: y + sum_p ReLU(y . left_p) right_p.
+
+  Attributes:
+    vectors: of each layer and each of P units, left [H] and right [H] in one row
+      [R L P 2H].
+  """
+
+  def beside(self, other: "Adapter") -> "Adapter":
+    return Adapter(joined(self.vectors, other.vectors, 2))
+
+
 KINDS = {
   "input": Slots,
   "kv": KeysValues,
@@ -145,6 +159,7 @@ KINDS = {
   "scale": Scale,
   "shift": Shift,
   "weight": LowRank,
+  "adapter": Adapter,
 }
 
 
@@ -169,8 +184,8 @@ class At:
 
   Attributes:
     place: its name, one of the backbone's `Spec.places`.
-    factor: multiplies what is placed; of a "weight" its right factors alone, so that it
-      is LoRA's alpha / r.
+    factor: multiplies what is placed; of a "weight" or an "adapter" its right factors
+      alone, so that it is LoRA's alpha / r.
   """
 
   place: str
@@ -210,7 +225,7 @@ class At:
     return kind_of(self.place).of(tables_RGPJ, mask_RP)
 
   def _factors(self, tables_RGPJ: Array, spec: Any) -> Array:
-    if kind_of(self.place) is not LowRank:
+    if not issubclass(kind_of(self.place), LowRank):
       return jnp.asarray(self.factor, tables_RGPJ.dtype)
     right = jnp.arange(tables_RGPJ.shape[-1]) >= spec.places[self.place].inputs
     return jnp.where(right, self.factor, 1.0)

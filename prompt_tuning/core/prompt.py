@@ -7,11 +7,14 @@ A method is such a sentence, bound in one file of `gin/methods/`. The contracts:
   its code is one vector that hangs on the input and the frozen backbone alone.
 * parameterise: `reads_code` and `__call__(code or None, shape, spec, train) -> Drawn`
   with shape (G, P, H).
-* transform: `__call__(drawn, code or None, spec, train) -> Drawn`.
+* transform: `__call__(drawn, code or None, spec, train) -> Drawn`, with `reads_code`
+  where it cannot do without one.
 * site: the name of a place of the backbone, or `core.places.At`.
 
-A parameteriser with `reads_states` reads what the encoder's layers make of the text: it
-takes no code and gives a `core.layers.Reader` in place of Drawn.
+Parameterisers and transforms may have `needs` too; "table" puts the token table into
+the Spec that they are called with. A parameteriser with `reads_states` reads what the
+encoder's layers make of the text: it takes no code and gives a `core.layers.Reader` in
+place of Drawn.
 
 Words draw their parameters through `weight`.
 """
@@ -120,12 +123,14 @@ class Prompt(nn.Module):
         f"be a whole number from 1 to {LONGEST}, got {self.length!r}. For a model "
         "without a prompt use the method `unprompted`."
       )
-    if getattr(self.parameterise, "reads_code", False) != (self.condition is not None):
+    words = self.parameterise, *self.transforms
+    readers = [type(w).__name__ for w in words if getattr(w, "reads_code", False)]
+    if bool(readers) != (self.condition is not None):
+      named = " and ".join(readers) or " and ".join(type(w).__name__ for w in words)
       raise ValueError(
-        f"`Prompt.condition` is {self.condition!r}, but "
-        f"{type(self.parameterise).__name__} "
-        f"{'reads' if self.condition is None else 'does not read'} a code. "
-        "Bind a condition exactly where the parameteriser reads one."
+        f"`Prompt.condition` is {self.condition!r}, but {named} "
+        f"{'reads' if readers else 'does not read'} a code. Bind a condition exactly "
+        "where the parameteriser or a transform reads one."
       )
     if not isinstance(self.site, At):
       kind_of(self.site)
@@ -159,7 +164,8 @@ class Prompt(nn.Module):
   @property
   def needs(self) -> frozenset[str]:
     """Fields of Context that must be filled in."""
-    return frozenset() if self.condition is None else frozenset(self.condition.needs)
+    words = self.condition, self.parameterise, *self.transforms
+    return frozenset().union(*(getattr(word, "needs", ()) for word in words))
 
   @property
   def reads_input(self) -> bool:
@@ -193,8 +199,8 @@ class Prompt(nn.Module):
     return self.condition(context, spec, train)
 
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
-    code = self._read(context, spec, train)
     spec = dataclasses.replace(spec, asked=self.at.tables(spec))
+    code = self._read(context, spec, train)
     G, H = spec.asked.count, spec.asked.width
     if self.reads_states:
       reader = self.parameterise(None, (G, self.length, H), spec, train)

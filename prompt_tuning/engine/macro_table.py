@@ -275,6 +275,7 @@ STATED: dict[str, Kind] = {
   "a number": number(),
   "a number from 0": number(low=0),
   "a number above 0": number(above=0),
+  "a number above 0, or None": optional(number(above=0)),
   "a share below 1": _share,
   "shares below 1": sequence("(0.3, 0.5)", _share.accepts),
   "a whole number from 1, or None": optional(whole(1)),

@@ -12,7 +12,7 @@ from prompt_tuning.core.prompt import Initializer
 
 
 def lora() -> Initializer:
-  """Left factors uniform as PEFT draws them, right factors zero.
+  """Left factors uniform as PEFT draws them, right ones zero; of adapters as well.
 
   A left factor [I] is U(-1 / sqrt(I), 1 / sqrt(I)): Kaiming's draw with a = sqrt(5).
 
@@ -24,8 +24,8 @@ def lora() -> Initializer:
     inputs = spec.asked.inputs
     if not inputs:
       raise ValueError(
-        "`low_rank.lora` starts a change of a kernel: `Prompt.site` must be a place "
-        "that ends in 'weight'."
+        "`low_rank.lora` starts a change of a kernel or an adapter: `Prompt.site` must "
+        "be a place that ends in 'weight' or 'adapter'."
       )
     bound = inputs**-0.5
     left = jax.random.uniform(key, (*shape[:-1], inputs), minval=-bound, maxval=bound)

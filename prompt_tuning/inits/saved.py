@@ -1,6 +1,7 @@
 """Rows loaded from a file: an array saved by numpy, or a prompt of this library."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,6 +34,25 @@ def rows(path: str, tensor: str | None = None) -> Initializer:
         "for. Set PROMPT_LENGTH to its length, and use the backbone of its width."
       )
     return jnp.asarray(found, jnp.float32).reshape(shape)
+
+  return draw
+
+
+def stacked(paths: Sequence[str], tensor: str | None = None) -> Initializer:
+  """One array a file, one behind the other [n ...]; see `rows`.
+
+  Raises:
+    ValueError: also if there are more or fewer files than arrays asked for.
+  """
+
+  def draw(key: Any, shape: tuple[int, ...], spec: Any) -> jax.Array:
+    if len(paths) != shape[0]:
+      raise ValueError(
+        f"SOURCE_FILES names {len(paths)} files, but SOURCES is {shape[0]}. Make both "
+        "agree."
+      )
+    found = [rows(path, tensor)(key, shape[1:], spec) for path in paths]
+    return jnp.stack(found) if found else jnp.zeros(shape)
 
   return draw
 

@@ -157,6 +157,11 @@ def fixed(prompt: Product) -> Injection:
       "This prompt reads its input, so no fixed vectors do what it does: numpy, peft "
       f"and t5x cannot hold it. {REMAINS}"
     )
+  if "table" in prompt.module.needs:
+    raise ValueError(
+      "This prompt is made of rows of its backbone's token table, which the product "
+      f"does not hold. {REMAINS}"
+    )
   params = {**prompt.frozen, **prompt.trainable}.get("prompt", {})
   backbone = prompt.card.get("backbone") or {}
   sizes = backbone.get("architecture") or {}

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.prompt import Drawn, Initializer, Shape, weight
@@ -23,12 +24,15 @@ class LowRank(nn.Module):
     rank: R, the width of both factors, from 1 to min(P, H).
     initializer: draws left [G P R].
     right_initializer: draws right [G R H]; None for the same as left.
+    table_initializer: draws a table [G P H] whose best approximation of rank R both
+      factors start from, in place of the two above; None for those.
   """
 
   reads_code: ClassVar[bool] = False
   rank: int
   initializer: Initializer
   right_initializer: Initializer | None = None
+  table_initializer: Initializer | None = None
 
   @nn.compact
   def __call__(
@@ -37,12 +41,28 @@ class LowRank(nn.Module):
     G, P, H = shape
     check_rank(self.rank, P, H)
     # None if loaded, where nothing is drawn.
-    right = self.right_initializer or self.initializer
+    left, right = self.initializer, self.right_initializer or self.initializer
+    if self.table_initializer is not None and self.is_initializing():
+      table = self.table_initializer(self.make_rng("params"), shape, spec)
+      left, right = (_given(factor) for factor in halves(table, self.rank))
     left_axes, right_axes = ("tables", "prompt", None), ("tables", None, "embed")
     R = self.rank
-    left_GPR = weight(self, "left", self.initializer, (G, P, R), spec, left_axes)
+    left_GPR = weight(self, "left", left, (G, P, R), spec, left_axes)
     right_GRH = weight(self, "right", right, (G, R, H), spec, right_axes)
     return Drawn(jnp.einsum("GPR,GRH->GPH", left_GPR, right_GRH)[None])
+
+
+def halves(
+  table_GPH: Float[Array, "G P H"], R: int
+) -> tuple[Float[Array, "G P R"], Float[Array, "G R H"]]:
+  """Factors whose product is nearest to a table, both with the root of its values."""
+  left_GPX, values_GX, right_GXH = jnp.linalg.svd(table_GPH, full_matrices=False)
+  roots_GR = jnp.sqrt(values_GX[:, :R])
+  return left_GPX[..., :R] * roots_GR[:, None], roots_GR[..., None] * right_GXH[:, :R]
+
+
+def _given(value: Array) -> Initializer:
+  return lambda key, shape, spec: value
 
 
 def check_rank(rank: int, P: int, H: int) -> None:

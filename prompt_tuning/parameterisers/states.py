@@ -56,7 +56,7 @@ class Pooled(nn.Module):
   bias_initializer: Initializer = uniform.normal(0.02)
 
   def __post_init__(self) -> None:
-    _check_width(self.width)
+    check_width(self.width)
     if self.activation not in ACTIVATIONS:
       raise ValueError(
         f"`Pooled.activation` must be one of {list(ACTIVATIONS)}, got "
@@ -95,7 +95,7 @@ class Segments(nn.Module):
   initializer: Initializer | None = None
 
   def __post_init__(self) -> None:
-    _check_width(self.width)
+    check_width(self.width)
     if self.pool not in POOLS:
       raise ValueError(f"`Segments.pool` must be one of {POOLS}, got {self.pool!r}.")
     super().__post_init__()
@@ -137,7 +137,7 @@ class MakePooled:
     weights_BST = text_BST.astype(jnp.float32)
     total_BSH = jnp.einsum("BST,BTH->BSH", weights_BST, _wide(states_BTH))
     count_BS1 = jnp.maximum(weights_BST.sum(-1, keepdims=True), 1)
-    mean_BSH = _drop(_normal(total_BSH / count_BS1), self.dropout_rate, key, 0)
+    mean_BSH = _drop(normal(total_BSH / count_BS1), self.dropout_rate, key, 0)
     hidden_BSF = mean_BSH @ shared["down_kernel"] + shared["down_bias"]
     hidden_BSF = ACTIVATIONS[self.activation](hidden_BSF)
     hidden_BSF = _drop(hidden_BSF, self.dropout_rate, key, 1)
@@ -164,7 +164,7 @@ class MakeSegments:
     key: Any = None,
   ) -> Float[Array, "B S P H"]:
     del own
-    q_BTF = _normal(_wide(states_BTH)) @ shared["down_kernel"] + shared["down_bias"]
+    q_BTF = normal(_wide(states_BTH)) @ shared["down_kernel"] + shared["down_bias"]
     pooled_BSPF = (average if self.pool == "average" else maximum)(
       q_BTF, stretches(text_BST, self.length)
     )
@@ -223,7 +223,7 @@ def _wide(states_BTH: Array) -> Array:
   return states_BTH.astype(jnp.float32)
 
 
-def _normal(x: Array) -> Array:
+def normal(x: Array) -> Array:
   return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
 
 
@@ -234,7 +234,7 @@ def _drop(x: Array, rate: float, key: Any, number: int) -> Array:
   return jnp.where(kept, x / (1 - rate), 0)
 
 
-def _check_width(width: Any) -> None:
+def check_width(width: Any) -> None:
   if not isinstance(width, int) or isinstance(width, bool) or width < 1:
     raise ValueError(
       f"`width` (GENERATOR_WIDTH) must be a whole number from 1, got {width!r}."

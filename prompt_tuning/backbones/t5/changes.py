@@ -1,11 +1,13 @@
-"""What a prompt changes inside of the layers: factors, summands, low-rank kernels.
+"""What a prompt changes inside of the layers: factors, summands, kernels, adapters.
 
 A change of one kernel y = x W, for an example with its own vectors:
 
   y = (x W + sum_p (x . left_p) right_p) * scale + shift
+
+and behind the last kernel of a sublayer  y + sum_p ReLU(y . down_p) up_p.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -15,6 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning.core.injection import Injection
 
+# Kinds of two factors in one row, and their names here.
+_HALVES = {"weight": ("left", "right"), "adapter": ("down", "up")}
 # Inner name, such as "self.key" -> its change.
 Changes = Mapping[str, "Change"]
 
@@ -28,6 +32,7 @@ class Change:
 
   Attributes:
     scale, shift: [#B E O] or None. left, right: [#B E P I] and [#B E P O], or None.
+    down, up: of an adapter, or None.
     own: which example of a packed row a token belongs to [B T E], or None where E is 1.
   """
 
@@ -35,6 +40,8 @@ class Change:
   shift: Float[Array, "#B E O"] | None = None
   left: Float[Array, "#B E P I"] | None = None
   right: Float[Array, "#B E P O"] | None = None
+  down: Float[Array, "#B E P O"] | None = None
+  up: Float[Array, "#B E P O"] | None = None
   own: Float[Array, "B T E"] | None = None
 
 
@@ -46,11 +53,15 @@ def changed(
     return y_BTO
   dtype = y_BTO.dtype
   if change.left is not None:
-    y_BTO = y_BTO + _low_rank(x_BTI, change).astype(dtype)
+    factors = change.left, change.right, change.own
+    y_BTO = y_BTO + _low_rank(x_BTI, *factors).astype(dtype)
   if change.scale is not None:
     y_BTO = y_BTO * _spread(change.scale, change.own).astype(dtype)
   if change.shift is not None:
     y_BTO = y_BTO + _spread(change.shift, change.own).astype(dtype)
+  if change.down is not None:
+    factors = change.down, change.up, change.own
+    y_BTO = y_BTO + _low_rank(y_BTO, *factors, jax.nn.relu).astype(dtype)
   return y_BTO
 
 
@@ -61,15 +72,26 @@ def _spread(values: Float[Array, "#B E O"], own: Array | None) -> Array:
   return jnp.einsum("BTE,BEO->BTO", own, values)
 
 
-def _low_rank(x_BTI: Array, change: Change) -> Float[Array, "B T O"]:
-  left, right = change.left.astype(x_BTI.dtype), change.right.astype(x_BTI.dtype)
-  if change.own is None:
+def _low_rank(
+  x_BTI: Float[Array, "B T I"],
+  left: Float[Array, "#B E P I"],
+  right: Float[Array, "#B E P O"],
+  own: Float[Array, "B T E"] | None,
+  activation: Callable[[Array], Array] | None = None,
+) -> Float[Array, "B T O"]:
+  """sum_p f(x . left_p) right_p of each token's own example."""
+  left, right = left.astype(x_BTI.dtype), right.astype(x_BTI.dtype)
+  f = activation or (lambda x: x)
+  if own is None:
     left, right = left[:, 0], right[:, 0]
-    if len(left) == 1:
+    if len(left) == 1 and activation is None:
       return jnp.einsum("BTI,PI,PO->BTO", x_BTI, left[0], right[0])
-    return jnp.einsum("BTP,BPO->BTO", jnp.einsum("BTI,BPI->BTP", x_BTI, left), right)
-  read_BTEP = jnp.einsum("BTI,BEPI->BTEP", x_BTI, left)
-  read_BTEP *= change.own[..., None].astype(x_BTI.dtype)
+    rows = jnp.broadcast_to(left, (len(x_BTI), *left.shape[1:]))
+    read_BTP = f(jnp.einsum("BTI,BPI->BTP", x_BTI, rows))
+    rows = jnp.broadcast_to(right, (len(x_BTI), *right.shape[1:]))
+    return jnp.einsum("BTP,BPO->BTO", read_BTP, rows)
+  read_BTEP = f(jnp.einsum("BTI,BEPI->BTEP", x_BTI, left))
+  read_BTEP *= own[..., None].astype(x_BTI.dtype)
   return jnp.einsum("BTEP,BEPO->BTO", read_BTEP, right)
 
 
@@ -97,9 +119,10 @@ def of(
       continue
     vectors = record.vectors
     parts = {kind: vectors}
-    if kind == "weight":
+    if kind in _HALVES:
       at = inputs[place]
-      parts = {"left": vectors[..., :at], "right": vectors[..., at:]}
+      halves = vectors[..., :at], vectors[..., at:]
+      parts = dict(zip(_HALVES[kind], halves, strict=True))
     mine = found.setdefault(inner, {})
     mine |= {name: _by_layer(value, B) for name, value in parts.items()}
     if len(vectors) > B:

@@ -8,6 +8,8 @@
     self.query self.key self.value self.out   cross.query ... cross.out (decoder)
     mlp.gate (T5 1.1) mlp.up mlp.down         mlp.hidden (scale alone)
 
+  STACK.self.out.adapter  cross.out  mlp.down    behind a sublayer, before the residual
+
 `scale` and `shift` act on what the kernel of that name gives, `mlp.hidden.scale` on
 what `down` reads.
 """
@@ -43,4 +45,6 @@ def places(config: T5Config) -> Mapping[str, Tables]:
       found[f"{stack}.{name}.shift"] = Tables(depth, outputs)
       found[f"{stack}.{name}.weight"] = Tables(depth, inputs + outputs, inputs)
     found[f"{stack}.mlp.hidden.scale"] = Tables(depth, F)
+    for name in inner.keys() & {"self.out", "cross.out", "mlp.down"}:
+      found[f"{stack}.{name}.adapter"] = Tables(depth, 2 * H, H)
   return found
