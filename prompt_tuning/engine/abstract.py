@@ -16,7 +16,7 @@ from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import evaluate, fit, sharding, terms
 from prompt_tuning.engine.ready import Places, places, state_shapes
 from prompt_tuning.engine.recipe import Recipe
-from prompt_tuning.objectives.objective import Words, bound, parts
+from prompt_tuning.objectives.objective import Words, bound, judged, parts
 from prompt_tuning.outputs.choice import Choice
 
 PROGRAMS = ("train", "eval", "decode")
@@ -109,7 +109,7 @@ class Job:
 
   def _eval(self) -> Any:
     evaluator = evaluate.Evaluator(
-      self._alone, self.objective, self.layout, None, None, None, 1, self.place
+      self._alone, judged(self.objective), self.layout, None, None, None, 1, self.place
     )
     return evaluator.loss_step.lower(self._whole, self.batch(self._size))
 

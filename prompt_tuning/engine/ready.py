@@ -17,6 +17,7 @@ from prompt_tuning.engine import codes, sharding, state, terms
 from prompt_tuning.engine.evaluate import Evaluator
 from prompt_tuning.engine.examples import Part, training_source, validation_part
 from prompt_tuning.engine.recipe import Recipe
+from prompt_tuning.objectives.objective import judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ def prepare(
   alone = dataclasses.replace(model, segments=1)
   evaluator = Evaluator(
     alone,
-    recipe.objective,
+    judged(recipe.objective),
     layout,
     vocabulary,
     judge,
