@@ -64,6 +64,9 @@ NUMBERS = {
   "BANK_SIZE": 13,
   "PROMPT_TEXT": "nine pieces",
   "SOURCES": 2,
+  "FUSE_WIDTH": 8,
+  "SPACES": 4,
+  "SPACE_WIDTH": 13,
 }
 # Macros that name a file of an array [V H].
 FILE = re.compile(r".*_(TABLE|FILE)")
