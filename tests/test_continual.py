@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 
 import numpy as np
 import process_tools
@@ -12,7 +14,7 @@ from prompt_tuning import train
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.prompt import Prompt
 from prompt_tuning.data.lists import Lists
-from prompt_tuning.engine import config, product, results, tables
+from prompt_tuning.engine import config, evaluate, product, results, tables
 from prompt_tuning.inits import uniform
 from prompt_tuning.parameterisers.dense import Dense
 from prompt_tuning.procedures.continual import (
@@ -85,6 +87,8 @@ def test_sequential_carries_one_prompt_and_asks_all():
   assert starts[0] == starts[1] == {} and starts[3] == {"prompt": "learn_two:prompt"}
   assert starts[4] == {"prompt": "learn_one:prompt"}
   assert phases[1].task is TASKS["two"]
+  whole, _ = followed(Sequential(TASKS, carry=("backbone",)))
+  assert whole[3].start == {"backbone": "learn_one:backbone"} == whole[2].start
   table = procedure.table(done)
   np.testing.assert_array_equal(table.values, MATRIX[:, [1, 0, 2]])
   assert procedure.product(done) == "learn_three"
@@ -210,6 +214,22 @@ def test_a_sequence_killed_on_its_way_ends_the_same(work, capsys):
   for name in ("accuracy-matrix.json", "prompt/prompt.safetensors"):
     one, other = ((work / run / name).read_bytes() for run in ("whole", "killed"))
     assert one == other
+
+
+def test_told_to_end_in_an_exam_it_is_taken_again(work, monkeypatch, capsys):
+  loss = evaluate.Evaluator.loss
+
+  def told(self, *rest):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return loss(self, *rest)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluate.Evaluator, "loss", told)
+    with pytest.raises(SystemExit) as stop:
+      start(work, "sequential", "told")
+  assert stop.value.code == 143
+  assert "Told to end while measuring." in capsys.readouterr().out
+  assert not list((work / "told").glob("phases/*/result.json"))
 
 
 def test_progressive_prompts_keep_those_before_bit_for_bit(work):

@@ -1,7 +1,9 @@
 """Runs of several phases: plain, staged; killed anywhere, they end the same."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import process_tools
@@ -9,7 +11,16 @@ import pytest
 
 from prompt_tuning import train
 from prompt_tuning.core import trainable as branches
-from prompt_tuning.engine import config, fit, loop, model_dir, phases, product, results
+from prompt_tuning.engine import (
+  config,
+  fit,
+  log,
+  loop,
+  model_dir,
+  phases,
+  product,
+  results,
+)
 from prompt_tuning.engine.checkpoint import Checkpoints
 
 NUMBERS = {"TRAIN_STEPS": 4, "SAVE_PERIOD": 2, "EVAL_PERIOD": 2, "LOG_PERIOD": 2}
@@ -150,6 +161,26 @@ def test_killed_at_any_moment_the_same_command_ends_the_same(work, whole, monkey
     start(work, "killed")
     assert data(work / "killed" / "prompt") == data(whole / "prompt"), where
     shutil.rmtree(work / "killed")
+
+
+def test_told_to_end_it_saves_the_phase_that_is_under_way(work, whole, monkeypatch):
+  step = log.Log.step
+
+  def told(self, number):
+    step(self, number)
+    if self.folder.name == "01_second" and number == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(log.Log, "step", told)
+    with pytest.raises(SystemExit) as stop:
+      start(work, "told")
+  assert stop.value.code == 143
+  folder = work / "told" / "phases" / "01_second"
+  assert (folder / "checkpoints" / "1").is_dir()
+  assert not (folder / "result.json").exists() and not (work / "told/prompt").exists()
+  start(work, "told")
+  assert data(work / "told" / "prompt") == data(whole / "prompt")
 
 
 def test_a_finished_run_goes_through_no_phase_again(work, whole, monkeypatch, capsys):

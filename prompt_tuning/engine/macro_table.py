@@ -203,7 +203,8 @@ TABLE: dict[str, Row] = {
   "PHM_ORDER": Row(whole(1), "order of the hypercomplex kernels"),
   "PHM_SHARED": Row(flag(), "both hypercomplex layers use the same factors"),
   "CODE_POOL": Row(
-    choice("mean", "last", "first", "attention"), "how an input becomes one vector"
+    choice("mean", "last", "first", "max", "attention"),
+    "how an input becomes one vector",
   ),
   "CODE_WIDTH": Row(whole(1), "width of the vectors that the task supplies"),
   # Tasks.

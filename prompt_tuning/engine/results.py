@@ -35,7 +35,7 @@ def write(
   """Says that a phase is done, and what it gave.
 
   Args:
-    folder: of the phase. steps: that it took. step: of its product.
+    folder: of the phase. steps: the most it could take. step: of its product.
   """
   said: dict[str, Any] = {"format": FORMAT, "name": name, "steps": steps, "step": step}
   plain = {key: float(value) for key, value in scores.items()}

@@ -48,6 +48,8 @@ class Continual(Procedure):
     order: names in another order; None for that of `tasks`.
     split: that exams ask. steps: of each task; None for the run's own.
     singles: also train each task alone, for LG.
+    carry: branches that an exam asks and the next task goes on from; ("backbone",)
+      where the whole model trains.
   """
 
   tasks: Mapping[str, Any]
@@ -56,6 +58,7 @@ class Continual(Procedure):
   split: str = "validation"
   steps: int | None = None
   singles: bool = False
+  carry: Sequence[str] = ("prompt",)
 
   def __post_init__(self) -> None:
     fits = isinstance(self.tasks, Mapping) and self.tasks
@@ -92,12 +95,15 @@ class Continual(Procedure):
       learned = self.learning(t)
       yield learned
       asked = (name,) if self.apart else self.names
-      start = {"prompt": f"{learned.name}:prompt"}
+      start = self._from(learned.name)
       yield self._exam(f"exam_{t}", asked, learned.prompt, start)
     for name in self.names if self.singles else ():
       yield self._learn(f"single_{name}", name)
-      start = {"prompt": f"single_{name}:prompt"}
+      start = self._from(f"single_{name}")
       yield self._exam(f"exam_single_{name}", (name,), OWN, start)
+
+  def _from(self, phase: str) -> dict[str, str]:
+    return {branch: f"{phase}:{branch}" for branch in self.carry}
 
   def _learn(self, phase: str, name: str, **others: Any) -> Phase:
     return Phase(phase, task=self.tasks[name], steps=self.steps, **others)
@@ -163,7 +169,7 @@ class Sequential(Continual):
 
   def learning(self, t: int) -> Phase:
     name = self.names[t - 1]
-    start = {} if t == 1 else {"prompt": f"learn_{self.names[t - 2]}:prompt"}
+    start = {} if t == 1 else self._from(f"learn_{self.names[t - 2]}")
     return self._learn(f"learn_{name}", name, start=start)
 
 

@@ -88,7 +88,7 @@ class Result:
   """What a phase gave.
 
   Attributes:
-    name: of the phase. steps: steps that it took. step: that of its product.
+    name: of the phase. steps: the most that it could take. step: that of its product.
     scores: of its product on the validation split, or those that an exam gave.
     arrays: what a measurement gave.
     shapes: path -> shape of each tensor of its product; empty without one.
