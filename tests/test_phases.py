@@ -256,6 +256,29 @@ def test_a_result_that_is_damaged_or_gone_is_refused(work, whole, capsys):
   shutil.rmtree(work / "damaged")
 
 
+TAUGHT = """from __gin__ import dynamic_registration
+from prompt_tuning.objectives import distil
+from prompt_tuning.procedures import phase
+include "{work}/staged.gin"
+second/phase.Phase:
+  teachers = {{"before": "first"}}
+  objective = @distil.Distil()
+distil.Distil.teacher = "before"
+LEARNING_RATE = 1e-6
+"""
+
+
+def test_an_earlier_phase_teaches_and_is_not_handed_on(work):
+  """A student that begins as its teacher has nothing to learn."""
+  (work / "taught.gin").write_text(TAUGHT.format(work=work))
+  start(work, "taught", recipe="taught")
+  folder = work / "taught" / "phases" / "01_second"
+  scores = json.loads((folder / "result.json").read_text())["scores"]
+  assert abs(scores["loss"]) < 1e-4
+  assert set(tensors(folder / "prompt")) == {"prompt/parameterise/prompt"}
+  assert json.loads((folder / "run.json").read_text())["identity"]["teachers"]
+
+
 SPOT = """include "{recipe}"
 include "gin/methods/spot.gin"
 SOURCE_TASK = %TASK
