@@ -3,7 +3,15 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["classify", "load_model", "load_prompt", "predict", "score", "tune"]
+__all__ = [
+  "classify",
+  "combine",
+  "load_model",
+  "load_prompt",
+  "predict",
+  "score",
+  "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

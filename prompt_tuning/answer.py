@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ import numpy as np
 from prompt_tuning.core import files
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.trainable import flatten
+from prompt_tuning.data import given, vocabularies
 from prompt_tuning.data import reading as readings
-from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND, Layout
 from prompt_tuning.data.task import split_mark
 from prompt_tuning.engine import conventions, evaluate, identity, product, rows
@@ -63,6 +63,11 @@ class Session:
     if self.most_positions is None:
       return None
     return max(self.most_positions, self.known.inputs or 0)
+
+  @property
+  def wants(self) -> given.Wants:
+    """What the prompt reads of an input besides its text."""
+    return given.wants(self.model.prompt, self.known.names)
 
   def most(self, size: int) -> int:
     """What batches of `size` usual rows may hold; see `engine.rows`."""
@@ -142,6 +147,12 @@ class Session:
       why = "MOST_POSITIONS, which bounds the memory of a row"
     return f"{cut} of {count} inputs were cut to {self.limit} tokens ({why})."
 
+  def labels(self, tasks: Collection[int] = ()) -> Sequence[str] | None:
+    """Those of the card; of a mixture, those that all of these tasks have."""
+    members = self.known.members
+    own = {members[k][1] for k in tasks if k < len(members)}
+    return own.pop() if len(own) == 1 else self.known.labels
+
   def choice(self, normalize_by_length: bool | None = None) -> Choice:
     """How labels are scored: as in training, unless said otherwise."""
     output = self.known.output
@@ -163,17 +174,19 @@ class Session:
     labels: Sequence[str] | None,
     output: Any,
     programs: Programs,
+    beside: Sequence[Mapping[str, Any]] | None = None,
   ) -> list[dict[str, Any]]:
     """One record a text, in order; see `engine.evaluate.predictor`.
 
     Args:
       texts: whole inputs. labels: to choose among, or None. output: see `outputs/`.
       programs: compiled before, and kept for the next time.
+      beside: what each text brings along, see `data.given`; None for nothing.
     """
     if not texts:
       return []
     vocabulary = self.loaded.vocabulary
-    found = examples(vocabulary, texts)
+    found = examples(vocabulary, texts, beside)
     run = programs.get(
       self.model.prompt,
       (labels, output),
@@ -249,10 +262,17 @@ def given_reading(known: Conventions, inputs: str | None) -> readings.Reading | 
   return dataclasses.replace(known.reading, inputs=inputs)
 
 
-def examples(vocabulary: Any, texts: Iterable[str]) -> list[dict[str, Any]]:
-  """Tokenised inputs without targets; `<prompt>` in a text marks the prompt's place."""
+def examples(
+  vocabulary: Any,
+  texts: Iterable[str],
+  beside: Sequence[Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+  """Tokenised inputs without targets; `<prompt>` in a text marks the prompt's place.
+
+  `beside` is what each text brings along, see `data.given`.
+  """
   found = []
-  for text in texts:
+  for number, text in enumerate(texts):
     before, rest = split_mark(text)
     mark = -1 if before is None else len(vocabularies.encode(vocabulary, before))
     found.append(
@@ -260,6 +280,7 @@ def examples(vocabulary: Any, texts: Iterable[str]) -> list[dict[str, Any]]:
         "inputs": vocabularies.with_end(vocabulary, rest),
         "targets": [vocabulary.eos_id],
         "mark": mark,
+        **(beside[number] if beside else {}),
       }
     )
   return found

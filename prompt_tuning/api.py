@@ -21,6 +21,7 @@ from prompt_tuning.core import model as core_model
 from prompt_tuning.data import vocabularies
 from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine import compilation, evaluate
+from prompt_tuning.engine.combine import combine as combine
 from prompt_tuning.engine.product import Product
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts
@@ -140,6 +141,9 @@ def predict(
   texts: Sequence[str],
   steps: int | None = None,
   inputs: str | None = None,
+  *,
+  task: Any = None,
+  external: Any = None,
 ) -> list[str]:
   """Answers in words, one a text.
 
@@ -150,12 +154,16 @@ def predict(
     steps: tokens to write at the most, greedily; None writes as training did, or 32.
     inputs: template of the whole input, such as "review: {text}"; None takes the one
       trained with, "{text}" takes a text as it is.
+    task: for a prompt that tells tasks apart, the number or name of one for all texts,
+      or of one for each.
+    external: vectors [B C], for a prompt that reads some.
   """
   ready = _session(model, prompt)
   output = ready.words(None if steps is None else arguments.whole("steps", steps, 1))
   inputs = arguments.template("inputs", inputs)
   whole = ready.texts(arguments.inputs("texts", texts), inputs)
-  records = ready.answers(whole, None, output, model.programs)
+  beside = ready.wants.beside(len(whole), task, external)
+  records = ready.answers(whole, None, output, model.programs, beside)
   return [record["prediction"] for record in records]
 
 
@@ -166,25 +174,29 @@ def classify(
   labels: Sequence[str] | None = None,
   normalize_by_length: bool | None = None,
   inputs: str | None = None,
+  *,
+  task: Any = None,
+  external: Any = None,
 ) -> tuple[list[str], np.ndarray]:
   """The likeliest label of each text, and log-probabilities [B K] of all labels.
 
   Args:
-    model, prompt, texts, inputs: as in `predict`.
-    labels: K different texts; None takes those that the prompt was trained on.
+    model, prompt, texts, inputs, task, external: as in `predict`.
+    labels: K different texts; None takes those that the prompt was trained on, of the
+      one task where it was trained on several.
     normalize_by_length: see `outputs.choice.Choice`; None does as training did.
   """
   ready = _session(model, prompt)
+  inputs = arguments.template("inputs", inputs)
+  whole = ready.texts(arguments.inputs("texts", texts), inputs)
+  beside = ready.wants.beside(len(whole), task, external)
   if labels is None:
-    task = {} if prompt is None else prompt.card.get("task") or {}
-    labels = task.get("labels")
+    labels = ready.labels({int(one["task"]) for one in beside if "task" in one})
     if not labels:
       raise ValueError("`labels` is None, and the prompt's card names none. Give them.")
   labels = arguments.labels(labels)
   output = ready.choice(arguments.flag("normalize_by_length", normalize_by_length))
-  inputs = arguments.template("inputs", inputs)
-  whole = ready.texts(arguments.inputs("texts", texts), inputs)
-  records = ready.answers(whole, labels, output, model.programs)
+  records = ready.answers(whole, labels, output, model.programs, beside)
   scores = [[record["scores"][label] for label in labels] for record in records]
   found = np.array(scores).reshape(len(records), len(labels))
   return [record["prediction"] for record in records], found
@@ -195,11 +207,14 @@ def score(
   prompt: Product | None,
   pairs: Sequence[tuple[str, str]],
   inputs: str | None = None,
+  *,
+  task: Any = None,
+  external: Any = None,
 ) -> np.ndarray:
   """Log-probability [B] of each pair's target, whole, given its input.
 
   Args:
-    model, prompt, inputs: as in `predict`.
+    model, prompt, inputs, task, external: as in `predict`.
     pairs: (input, target) texts: a list, a generator, an array or a table [B 2].
   """
   ready = _session(model, prompt)
@@ -207,7 +222,8 @@ def score(
   vocabulary = model.loaded.vocabulary
   inputs = arguments.template("inputs", inputs)
   whole = ready.texts([source for source, _ in pairs], inputs)
-  examples = answer.examples(vocabulary, whole)
+  beside = ready.wants.beside(len(whole), task, external)
+  examples = answer.examples(vocabulary, whole, beside)
   for example, (_, target) in zip(examples, pairs, strict=True):
     example["targets"] = vocabularies.with_end(vocabulary, target)
   layout = ready.layout(examples, targets=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from prompt_tuning import answer
 from prompt_tuning.core import files
+from prompt_tuning.data import given
 from prompt_tuning.data.batches import check_targets
 from prompt_tuning.engine import (
   config,
@@ -25,6 +26,7 @@ from prompt_tuning.engine import (
   distributed,
   ended,
   evaluate,
+  members,
   terms,
 )
 from prompt_tuning.engine.examples import read
@@ -45,6 +47,7 @@ def evaluate_prompt(
   eval_batch_size: int = 64,
   force: bool = False,
   sharding: Sharding = DEFAULT,
+  prompt_task: Any = None,
 ) -> dict[str, float]:
   """Writes EVAL_DIR/metrics-SPLIT.json and predictions-SPLIT.jsonl.
 
@@ -61,6 +64,8 @@ def evaluate_prompt(
     eval_batch_size: rows of a batch.
     force: use a prompt that was trained on another backbone.
     sharding: the mesh and what is divided over it, see `engine.sharding`.
+    prompt_task: for a prompt that tells tasks apart, which of its tasks this is, by
+      number or name; None takes the one of the task's name, or those of a mixture.
 
   Raises:
     ValueError: for anything that does not fit, before any step is compiled.
@@ -77,6 +82,8 @@ def evaluate_prompt(
     if output is None:
       output = _card_output(session, task)
     examples = read(task, session.loaded.vocabulary, split)
+    examples = session.wants.numbered(examples, task.name, prompt_task)
+    given.checked(examples, session.wants, split)
     check_targets(examples, session.loaded.vocabulary, split, task.labels)
     scores, lines = _answered(
       session, task, examples, split, output, eval_batch_size, place
@@ -162,7 +169,7 @@ def _objective(session: answer.Session, task: Any) -> Any:
 def _card_output(session: answer.Session, task: Any) -> Any:
   """The output that the prompt was trained with, where the task allows it."""
   output = session.known.output
-  if isinstance(output, Choice) and not task.labels:
+  if isinstance(output, Choice) and not all(x.labels for x in members.of(task)):
     logging.warning(
       "The task has no LABELS, among which the prompt's card chooses: the loss alone "
       "is given. Set LABELS, or include a file of gin/outputs/."

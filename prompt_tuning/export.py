@@ -33,6 +33,7 @@ from prompt_tuning.engine.flags import Parser
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import (
   huggingface,
+  one_task,
   peft,
   prompts,
   savedmodel,
@@ -63,6 +64,7 @@ def export(
   checkpoint: str | None = None,
   dtype: str | None = None,
   vocabulary: Any = None,
+  task: Any = None,
   **settings: Any,
 ) -> None:
   """Writes `output`, whole or not at all.
@@ -74,6 +76,8 @@ def export(
     checkpoint: backbone; None for the one in the prompt's card.
     dtype: of activations when served; see `api.load_model`.
     vocabulary: of the backbone, as in `api.load_model`.
+    task: of a prompt that tells tasks apart, the one (by number or name) whose prompt
+      is written alone, as fixed vectors.
     **settings: of what is served; see `interop.serving_settings.Settings`.
 
   Raises:
@@ -99,12 +103,16 @@ def export(
       return
     huggingface.write(output, loaded.backbone, loaded.params, loaded.vocabulary_path)
     return
+  if prompt is None and task is not None:
+    raise ValueError(f"`task` is {task!r}, of a `prompt` that is missing.")
   if prompt is None:
     raise ValueError("`prompt` is missing; give the folder of a trained prompt.")
   if vocabulary is not None and to in ("numpy", "peft"):
     raise ValueError(f"`vocabulary` is {vocabulary!r}, but {to!r} writes none.")
   chosen = serving_settings.Settings(**settings)
   made = prompts.load(prompt)
+  if task is not None:
+    made = one_task.of_task(made, task)
   if to == "numpy":
     prompts.write_numpy(output, made)
   elif to == "peft":
@@ -151,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--vocabulary", help="tokeniser, where none is beside the backbone"
   )
+  parser.add_argument("--task", help="of many: the one whose prompt is written alone")
   served = parser.add_argument_group("what is served (stablehlo, savedmodel)")
   served.add_argument("--platforms", type=lambda text: text.split(","))
   served.add_argument("--steps", type=int, help="tokens to write at most")

@@ -26,8 +26,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from prompt_tuning import answer, arguments
-from prompt_tuning.data import reading
+from prompt_tuning.data import beside, given, reading
 from prompt_tuning.data.batches import check_labels
 from prompt_tuning.data.reading import Asked
 from prompt_tuning.engine import (
@@ -36,11 +38,13 @@ from prompt_tuning.engine import (
   distributed,
   ended,
   evaluate,
+  members,
   partial,
 )
 from prompt_tuning.engine.rows import MOST_POSITIONS
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
 from prompt_tuning.interop.load import load
+from prompt_tuning.outputs.choice import Choice
 
 # Inputs held at once: so many full batches, within which they are sorted by length, and
 # no more characters than these.
@@ -62,6 +66,10 @@ def infer(
   eval_batch_size: int = 64,
   force: bool = False,
   sharding: Sharding = DEFAULT,
+  prompt_task: Any = None,
+  task_column: str | None = None,
+  external_column: str | None = None,
+  external_file: str | None = None,
 ) -> int:
   """Writes one record an input; returns how many.
 
@@ -73,13 +81,18 @@ def infer(
     prompt_dir, initial_checkpoint_path, vocabulary, force: as in `prompt_tuning.eval`.
     output: see `outputs/`; None takes the card's, or else chooses among labels where
       there are any, or else writes greedily.
-    labels: for a choice; None takes those in the prompt's card.
+    labels: for a choice; None takes those in the prompt's card, of each row's own task
+      where the prompt was trained on several.
     inputs: template of an input; None takes the card's. See `data.reading`.
     id_column: of a table, kept in each record.
     most_positions: see `answer.Session`.
     eval_batch_size: rows of a batch; longer inputs come in smaller batches, see
       `engine.rows`.
     sharding: the mesh and what is divided over it, see `engine.sharding`.
+    prompt_task, task_column: for a prompt that tells tasks apart, the task of all
+      inputs, or the column that says each one's; by number or name.
+    external_column, external_file: for a prompt that reads vectors, where they are, see
+      `data.vectors`; None for both takes the card's column.
 
   Raises:
     ValueError: for a file that cannot be read or written or a prompt that does not fit,
@@ -98,7 +111,12 @@ def infer(
       prompt, checkpoint = answer.open_prompt(prompt_dir, initial_checkpoint_path)
       known = conventions.of({} if prompt is None else prompt.card)
       template = answer.given_reading(known, inputs)
-      read = functools.partial(reading.asked, input_file, template, id_column)
+      wants = given.wants(None if prompt is None else prompt.module, known.names)
+      rows = beside.of(
+        *(input_file, wants, template),
+        *(prompt_task, task_column, external_column, external_file),
+      )
+      read = functools.partial(reading.asked, input_file, template, id_column, rows)
       first = next(chunks(read(), BATCHES * eval_batch_size), None)
       if first is None:
         raise ValueError(f"`INPUT_FILE` {input_file!r} holds no inputs.")
@@ -108,7 +126,8 @@ def infer(
         session = answer.session(load(checkpoint, None, vocabulary), prompt, force)
       session = dataclasses.replace(session, most_positions=most_positions)
       labels, output = _settings(session, labels, output)
-      check_labels(labels, session.loaded.vocabulary)
+      for own in labels:
+        check_labels(own, session.loaded.vocabulary)
       size = min(eval_batch_size, len(first))
       run = Run(session, labels, output, place, size, session.most(eval_batch_size))
       return run.write(read, file, BATCHES * eval_batch_size)
@@ -130,12 +149,13 @@ class Run:
   """What answers.
 
   Attributes:
-    session: the prompt on its backbone. labels, output: see `infer`.
+    session: the prompt on its backbone. output: see `infer`.
+    labels: for all inputs, or of each task of the prompt.
     place: the mesh and its rules. size, most: see `engine.rows.plan`.
   """
 
   session: answer.Session
-  labels: Sequence[str] | None
+  labels: Sequence[members.Labels]
   output: Any
   place: Placement
   size: int
@@ -143,10 +163,14 @@ class Run:
 
   def __post_init__(self) -> None:
     session = self.session
-    predict = evaluate.predictor(
-      session.model, session.loaded.vocabulary, self.labels, self.output, self.place
-    )
-    object.__setattr__(self, "_predict", predict)
+    vocabulary = session.loaded.vocabulary
+    found = {
+      labels: evaluate.predictor(
+        session.model, vocabulary, labels, self.output, self.place
+      )
+      for labels in {None if own is None else tuple(own) for own in self.labels}
+    }
+    object.__setattr__(self, "_predictors", found)
 
   @functools.cached_property
   def _params(self) -> Any:
@@ -160,7 +184,8 @@ class Run:
     Args:
       read: opens the inputs. file: of the answers. chunk: inputs held at once.
     """
-    settings = repr((self.output, self.labels, self.session.limit))
+    labels = self.labels if len(self.labels) > 1 else self.labels[0]
+    settings = repr((self.output, labels, self.session.limit))
     belongs = {"prompt": self.session.digest, "settings": settings}
     with contextlib.ExitStack() as stack:
       distributed.by_first(lambda: stack.enter_context(file))
@@ -200,19 +225,25 @@ class Run:
       number: inputs before these.
     """
     session, texts = self.session, [one.text for one in asked]
-    examples = answer.examples(session.loaded.vocabulary, texts)
+    brought = [one.beside for one in asked]
+    examples = answer.examples(session.loaded.vocabulary, texts, brought)
     layout = session.layout(examples, say=lambda *words: None)
-
-    def run(batch: Any, numbers: Any) -> Any:
-      return self._predict(self._params, batch, numbers + number)
-
-    size, most = self.size, self.most
-    records = evaluate.in_order(run, examples, layout, size, self.place, most)
+    laid_out = layout, self.size, self.place, self.most
+    records: list[Any] = [None] * len(examples)
+    for labels, places in members.by_labels(examples, self.labels).items():
+      run = functools.partial(self._answer, labels, np.array(places) + number)
+      own = [examples[i] for i in places]
+      for i, record in zip(places, evaluate.in_order(run, own, *laid_out), strict=True):
+        records[i] = record
     lines = []
     for one, record in zip(asked, records, strict=True):
       key = {} if one.id is None else {"id": one.id}
       lines.append(answer.json_line({**key, "input": one.text, **record}))
     return lines, session.cut(examples)
+
+  def _answer(self, labels: Any, numbers_X: Any, batch: Any, numbers: Any) -> Any:
+    """Records of a batch of some of the inputs, whose numbers among all are given."""
+    return self._predictors[labels](self._params, batch, numbers_X[numbers])
 
 
 def _done(
@@ -245,15 +276,21 @@ def chunks(inputs: Iterable[Asked], most: int) -> Iterator[list[Asked]]:
 
 def _settings(
   session: answer.Session, labels: Sequence[str] | None, output: Any
-) -> tuple[Sequence[str] | None, Any]:
-  """Labels and output: those given, else the card's, else what labels suggest."""
+) -> tuple[Sequence[members.Labels], Any]:
+  """Labels and output: those given, else the card's, else what labels suggest.
+
+  Labels are one list for all inputs, or one for each task of the prompt.
+  """
   if output is None:
     output = session.known.output
     if labels is not None or (output is None and session.known.labels):
       output = session.choice()
   if labels is None:
     labels = session.known.labels
-  return labels, output or session.words()
+  found = [labels]
+  if labels is None and session.wants.names and isinstance(output, Choice):
+    found = [own for _, own in session.known.members]
+  return found, output or session.words()
 
 
 def _check_count(name: str, value: Any) -> None:
@@ -262,7 +299,8 @@ def _check_count(name: str, value: Any) -> None:
 
 
 def _bytes(one: Asked) -> bytes:
-  return json.dumps([one.id, one.text]).encode() + b"\n"
+  brought = [np.asarray(one.beside[name]).tobytes() for name in sorted(one.beside)]
+  return b"".join([json.dumps([one.id, one.text]).encode(), *brought, b"\n"])
 
 
 if __name__ == "__main__":

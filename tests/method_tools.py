@@ -59,6 +59,7 @@ NUMBERS = {
   "RANK": 5,
   "OFFSET_LENGTH": 11,
   "BOTTLENECK": 9,
+  "TASKS": 15,
   "GATE_RANK": 2,
   "GATE_WIDTH": 10,
   "BANK_SIZE": 13,
@@ -157,6 +158,7 @@ def examples(seed: int = 0, count: int = B) -> list[Example]:
       "inputs": ids((9, 2, 5, 8)[i % 4]),
       "targets": ids(2 + i % 3),
       "external": rng.normal(size=NUMBERS["CODE_WIDTH"]).astype(np.float32),
+      "task": np.int32(i % 5),
     }
     for i in range(count)
   ]
@@ -208,8 +210,11 @@ class Case:
 
   def _arrays(self, rows: list[Example]) -> dict[str, Any]:
     batch = stack(rows)
-    if self.model.prompt is None or not self.model.prompt.external_width:
+    prompt = self.model.prompt
+    if prompt is None or not prompt.external_width:
       batch.pop("external", None)
+    if prompt is None or not prompt.tasks:
+      batch.pop("task", None)
     return {name: jnp.asarray(value) for name, value in batch.items()}
 
   def packed(self) -> tuple[PromptedModel, dict[str, Any], dict[int, tuple[int, int]]]:

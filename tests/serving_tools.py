@@ -49,18 +49,16 @@ def write(to, prompt, out, *flags):
   return out
 
 
-def records(ready, texts, labels, output, external=None):
+def records(ready, texts, labels, output, external=None, task=None):
   """What the library itself answers, one record a text.
 
   Args:
     ready: of `answer.session`. texts, labels, output: as for `evaluate.predictor`.
-    external: vectors [B C], for a prompt that reads some.
+    external, task: as for `pt.predict`.
   """
   vocabulary = ready.loaded.vocabulary
-  examples = answer.examples(vocabulary, texts)
-  if external is not None:
-    for example, vector in zip(examples, external, strict=True):
-      example["external"] = vector
+  beside = ready.wants.beside(len(texts), task, external)
+  examples = answer.examples(vocabulary, texts, beside)
   run = evaluate.predictor(ready.model, vocabulary, labels, output)
   run = functools.partial(run, ready.params)
   return evaluate.in_order(run, examples, ready.layout(examples), len(texts))

@@ -56,7 +56,10 @@ def test_a_card_builds_words_alone():
   core = {path for path in allowed if path.startswith("prompt_tuning.core")}
   assert core == {
     f"prompt_tuning.core.{name}"
-    for name in ("prompt:Prompt", "prompt:Together", "places:At", "places:AtLayers")
+    for name in (
+      *("prompt:Prompt", "prompt:Together", "gallery:Gallery"),
+      *("places:At", "places:AtLayers"),
+    )
   }
 
 

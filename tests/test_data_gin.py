@@ -168,6 +168,37 @@ def test_sets_go_into_one_mixture(data_dir):
   assert task.weights() == (0.5, 0.5) and task.labels is None
 
 
+def test_a_mixture_from_gin_alone(data_dir):
+  lines = [
+    "from __gin__ import dynamic_registration",
+    "from prompt_tuning.data import files",
+    "from prompt_tuning.data import rates",
+    "include 'gin/tasks/rte.gin'",
+    "include 'gin/tasks/mixture.gin'",
+    f"DATA_DIR = '{data_dir}'",
+    "MEMBERS = [@sst2/files.Files(), @rte/files.Files()]",
+  ]
+  task, labels = made("sst2", *lines, "RATES = (1, 3)", "TASK_NAME = 'two'")
+  assert task.name == "two" and task.weights() == (0.25, 0.75)
+  assert [own.labels for own in task.tasks] == [("negative", "positive"), ("no", "yes")]
+  assert task.labels is None and labels is None
+  drawn = ["RATES = @rates.TaskSubset()", "SUBSET_LEAST = 1", "RATE_CAP = 30"]
+  task, _ = made("sst2", *lines, *drawn)
+  assert task.by_batch and task.rates.least == 1 and task.cap == 30
+  roots = ["RATES = @rates.Temperature()", "RATE_TEMPERATURE = 3"]
+  task, _ = made("sst2", *lines, *roots)
+  assert task.rates.temperature == 3
+
+
+def test_both_embedded_tasks_keep_their_labels():
+  task, _ = made("demo_both")
+  sizes = [len(own.labels) for own in task.tasks]
+  assert [own.name for own in task.tasks] == ["demo_sentiment", "demo_topic"]
+  assert sizes == [2, 4] and task.labels is None
+  numbers = [example["task"] for example in task.examples("validation")]
+  assert numbers == [0] * 160 + [1] * 160
+
+
 @pytest.mark.parametrize(
   "path", sorted((ROOT / "gin/tasks").glob("*.gin")), ids=lambda path: path.stem
 )

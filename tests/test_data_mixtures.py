@@ -7,7 +7,14 @@ import types
 
 import pytest
 
-from prompt_tuning.data import fewshot, lists, mixtures, registered, vocabularies
+from prompt_tuning.data import (
+  features,
+  fewshot,
+  lists,
+  mixtures,
+  registered,
+  vocabularies,
+)
 from prompt_tuning.engine import evaluate, loop
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -200,10 +207,11 @@ def test_labels_are_common_or_none():
 def test_scores_are_each_tasks_own():
   mixed = mixtures.Mixture([task("a", 2), task("b", 4)])
   scores = mixed.score(["good", "bad", "x", "bad", "good", "bad"], "train")
-  assert scores == {"a/accuracy": 100.0, "b/accuracy": 75.0}
+  assert scores == {"a/accuracy": 100.0, "b/accuracy": 75.0, "mean": 87.5}
   some = mixed.score(["good", "bad", "x"], "train", numbers=range(3))
-  assert some == {"a/accuracy": 100.0, "b/accuracy": 0.0}
-  assert mixed.score(["bad"], "train", numbers=range(1)) == {"a/accuracy": 0.0}
+  assert some == {"a/accuracy": 100.0, "b/accuracy": 0.0, "mean": 50.0}
+  one = mixed.score(["bad"], "train", numbers=range(1))
+  assert one == {"a/accuracy": 0.0, "mean": 0.0}
   with pytest.raises(ValueError, match="6 targets.*got 2"):
     mixed.score(["good", "bad"], "train")
 
@@ -227,6 +235,42 @@ def test_bad_mixtures_are_refused():
       mixtures.Mixture([task("a", 3), task("b", 3)], rates)
   with pytest.raises(ValueError, match="Mixture.cap"):
     mixtures.Mixture([task("a", 3)], "equal", cap=3)
+
+
+def test_members_are_evaluated_apart(vocabulary, monkeypatch):
+  """Losses of each, and answers among the labels of each."""
+  mixed = mixtures.Mixture([task("a", 3), task("b", 4, ("yes", "no"))])
+  rows = mixed.tokens(vocabulary, "train")
+  asked = []
+
+  def predictor(model, vocabulary, labels, output, place):
+    def run(params, batch, numbers):
+      asked.append((labels, numbers[: len(batch["inputs"])].tolist()))
+      return [{"prediction": labels[0]} for _ in batch["inputs"]]
+
+    return run
+
+  def term(model, params, batch):
+    """A loss of the task's number for each row that has a target."""
+    real = (batch["targets"] > 0).any(1)
+    return (batch["task"] * real).sum(), real.sum()
+
+  monkeypatch.setattr(evaluate, "predictor", predictor)
+  monkeypatch.setattr(
+    evaluate.Evaluator, "_means", lambda self, t: {"loss": t[0] / t[1]}
+  )
+  made = evaluate.Evaluator(
+    None, None, features.Layout(8, 4), vocabulary, mixed, object(), 4
+  )
+  made.loss_step = lambda params, batch: term(None, params, batch)
+  found = made.scores(None, rows, split="train")
+  assert found["loss"] == pytest.approx(4 / 7)
+  assert (found["a/loss"], found["b/loss"]) == (0, 1)
+  assert found["a/accuracy"] == pytest.approx(200 / 3) and found["b/accuracy"] == 50
+  assert found["mean"] == pytest.approx((200 / 3 + 50) / 2)
+  numbers = {labels: numbers for labels, numbers in asked}
+  assert sorted(set(numbers["good", "bad"])) == [0, 1, 2]
+  assert sorted(set(numbers["yes", "no"])) == [3, 4, 5, 6]
 
 
 # --- the registry
@@ -372,7 +416,7 @@ def test_a_mixture_is_scored_task_by_task_and_a_failing_metric_is_a_line(
 def test_training_scores_as_eval_does(vocabulary, module, monkeypatch):
   own = registered.Registered("registered_pairs", module)
   made = evaluate.Evaluator.__new__(evaluate.Evaluator)
-  made.task, made.vocabulary, made._predictor = own, vocabulary, object()
+  made.task, made.vocabulary, made._predictors = own, vocabulary, {None: None}
   records = [{"prediction": text} for text in ("good", "good", "x")]
   monkeypatch.setattr(made, "loss", lambda params, examples: {"loss": 1.0})
   monkeypatch.setattr(made, "predict", lambda params, examples: records)

@@ -71,8 +71,7 @@ class Toy:
   """A model whose logits are a row of a frozen table and a trained bias."""
 
   segments: int = 1
-  prompt = None
-  lengths, teachers = {}, {}
+  lengths, teachers, prompt = {}, {}, None
   backbone = Same()
 
   def logical_axes(self, params):

@@ -22,7 +22,7 @@ from prompt_tuning.objectives.cross_entropy import CrossEntropy
 P = tools.NUMBERS["PROMPT_LENGTH"]
 IDPG = [name for name in tools.METHODS if name.startswith("s_idpg")]
 ADD = [name for name in tools.METHODS if re.fullmatch("ipt_.*_add", name)]
-CONCAT = [name for name in tools.METHODS if name.endswith("_concat")]
+CONCAT = [name for name in tools.METHODS if re.fullmatch("ipt_.*_concat", name)]
 
 
 @pytest.fixture(scope="module")

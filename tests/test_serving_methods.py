@@ -47,6 +47,8 @@ FEW = [
   ("prompt_tuning", 3, "short"),
   ("prefix_tuning", 1, "short"),
   ("lpt_mppg", 3, "short"),
+  ("s_idpg_phm_external", 1, "short"),
+  ("task_prompts_add", 3, "short"),
   ("full_fine_tuning", 1, "long"),
 ]
 
@@ -55,7 +57,7 @@ def exported(tiny_folder, folder, method, length, kind, to):
   """The folder that was written, and what the library answers to TEXTS.
 
   Returns:
-    (folder, vectors that the prompt reads or None, labels' scores [B K], texts).
+    (folder, what texts bring besides, labels' scores [B K], texts).
   """
   table = str(folder / "table.npy")
   np.save(table, np.random.default_rng(5).normal(size=(8192, 16)))
@@ -67,19 +69,17 @@ def exported(tiny_folder, folder, method, length, kind, to):
   # Without --labels: those of the card.
   flags = f"--steps={STEPS}", "--platforms=cpu"
   out = tools.write(to, prompt, folder / "out", *flags)
-  held = pt.load_prompt(prompt)
-  width = 0 if held.module is None else held.module.external_width
-  if not width:
-    model = pt.load_model(tiny_folder)
-    scores_BK = pt.classify(model, held, TEXTS, labels)[1]
-    return out, None, scores_BK, pt.predict(model, held, TEXTS, STEPS)
-  vectors = np.random.default_rng(0).normal(size=(len(TEXTS), width))
-  vectors = vectors.astype(np.float32)
-  ready = answer.session(load(tiny_folder), held)
-  chosen = tools.records(ready, TEXTS, labels, Choice(), vectors)
-  scores_BK = [[record["scores"][label] for label in labels] for record in chosen]
-  written = tools.records(ready, TEXTS, None, Greedy(STEPS), vectors)
-  return out, vectors, np.array(scores_BK), [one["prediction"] for one in written]
+  held, model = pt.load_prompt(prompt), pt.load_model(tiny_folder)
+  brought = {}
+  if held.module is not None and held.module.external_width:
+    draw = np.random.default_rng(0).normal(
+      size=(len(TEXTS), held.module.external_width)
+    )
+    brought["external"] = draw.astype(np.float32)
+  if held.module is not None and held.module.tasks:
+    brought["task"] = np.array([2, 0, 1], np.int32)
+  scores_BK = pt.classify(model, held, TEXTS, labels, **brought)[1]
+  return out, brought, scores_BK, pt.predict(model, held, TEXTS, STEPS, **brought)
 
 
 @pytest.fixture(autouse=True)
@@ -91,13 +91,13 @@ def forget():
 
 @pytest.mark.parametrize("case", GRID if THOROUGH else FEW, ids=str)
 def test_an_artifact_of_every_method_answers_the_same(case, tiny_folder, tmp_path):
-  out, external, wanted_BK, texts = exported(tiny_folder, tmp_path, *case, "stablehlo")
+  out, brought, wanted_BK, texts = exported(tiny_folder, tmp_path, *case, "stablehlo")
   served = serving.load(out)
   assert served.card["labels"] == LABELS[case[-1]]
-  scores_BK = served.classify(TEXTS, external)[1]
+  scores_BK = served.classify(TEXTS, **brought)[1]
   np.testing.assert_allclose(scores_BK, wanted_BK, rtol=0, atol=LIMIT)
   assert np.ptp(scores_BK, axis=0).min() > 10 * LIMIT, "texts make a difference"
-  assert served.predict(TEXTS, external) == texts
+  assert served.predict(TEXTS, **brought) == texts
 
 
 @pytest.mark.skipif(not THOROUGH, reason="set PROMPT_TUNING_THOROUGH=1 to run it")
@@ -105,11 +105,10 @@ def test_an_artifact_of_every_method_answers_the_same(case, tiny_folder, tmp_pat
 def test_a_saved_model_of_every_method_answers_the_same(case, tiny_folder, tmp_path):
   tf = pytest.importorskip("tensorflow")
   pytest.importorskip("tensorflow_text")
-  out, external, wanted_BK, texts = exported(tiny_folder, tmp_path, *case, "savedmodel")
+  out, brought, wanted_BK, texts = exported(tiny_folder, tmp_path, *case, "savedmodel")
   signatures = tf.saved_model.load(str(out)).signatures
   given = {"text": tf.constant(TEXTS)}
-  if external is not None:
-    given["external"] = tf.constant(external)
+  given |= {name: tf.constant(value) for name, value in brought.items()}
   scores_BK = signatures["classify"](**given)["scores"]
   np.testing.assert_allclose(scores_BK, wanted_BK, rtol=0, atol=LIMIT)
   found = signatures["predict"](**given)["prediction"].numpy()

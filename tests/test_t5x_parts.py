@@ -161,6 +161,9 @@ def test_what_t5x_cannot_run_is_refused(tmp_path):
     start.check(tools.BACKBONE, external, None, None)
   with pytest.raises(ValueError, match="`LABELS` is empty"):
     start.check(tools.BACKBONE, None, Choice(), None)
+  numbered = tools.load("task_prompts", tmp_path).prompt
+  with pytest.raises(ValueError, match="the task of each example"):
+    start.check(tools.BACKBONE, numbered, None, None)
   start.check(tools.BACKBONE, None, Choice(), ["yes", "no"])
 
 

@@ -24,6 +24,7 @@ PACKAGE = "prompt_tuning"
 # Where the words of methods live; what they build with (`blocks`) is theirs alone.
 ROOMS = (
   "prompt_tuning.core.prompt",
+  "prompt_tuning.core.gallery",
   "prompt_tuning.core.places",
   "prompt_tuning.conditions",
   "prompt_tuning.parameterisers",

@@ -97,11 +97,14 @@ class PromptedModel:
   def _first_context(self, backbone_params: Any) -> Context:
     """A row with something in it, to learn shapes from."""
     length = max(4, sum(self.lengths.values()))
-    batch = {"inputs": jnp.ones((self.segments, length), jnp.int32)}
+    batch = {"inputs": jnp.ones((1, length), jnp.int32)}
     if self.segments > 1:
       batch["segment_ids"] = jnp.ones_like(batch["inputs"])
+    each = (1,) if self.segments == 1 else (1, self.segments)
     if self.prompt.external_width:
-      batch["external"] = jnp.zeros((self.segments, self.prompt.external_width))
+      batch["external"] = jnp.zeros((*each, self.prompt.external_width))
+    if self.prompt.tasks:
+      batch["task"] = jnp.zeros(each, jnp.int32)
     return self.context(backbone_params, batch)
 
   def context(self, backbone_params: Any, batch: Batch) -> Context:
@@ -128,6 +131,12 @@ class PromptedModel:
       raise ValueError(
         "The prompt reads external vectors, but the batch has no feature `external`. "
         "Use a task that supplies one vector an example."
+      )
+    if "task" in self.prompt.needs and "task" not in batch:
+      raise ValueError(
+        "The prompt reads the task of each example, but the batch has no feature "
+        "`task`. Train on a mixture, which numbers its tasks, and say the task of what "
+        "is asked."
       )
     context = Context(
       ids=ids_RT,

@@ -21,9 +21,8 @@ Words draw their parameters through `weight`.
 
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -33,6 +32,7 @@ from jaxtyping import Array, Bool, Float
 from prompt_tuning.core.context import Code, Context, Spec, pooled
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.places import At, AtLayers, kind_of, site_at
+from prompt_tuning.core.several import Several
 
 # Draws a table of the given shape: (key, shape, spec) -> array. Spec carries the token
 # table and the tokeniser for those that start from words.
@@ -172,6 +172,11 @@ class Prompt(nn.Module):
     return self.condition is not None or self.reads_states
 
   @property
+  def reads_text(self) -> bool:
+    """Whether it reads more of an example than which task it belongs to."""
+    return self.reads_input and self.needs != {"task"}
+
+  @property
   def encoded(self) -> tuple[nn.Module, ...]:
     """Conditions that read the frozen encoder's output."""
     return (self.condition,) if "encoding" in self.needs else ()
@@ -180,6 +185,11 @@ class Prompt(nn.Module):
   def external_width(self) -> int:
     """Width of the external vectors that the condition reads; 0 for none."""
     return self.condition.width if "external" in self.needs else 0
+
+  @property
+  def tasks(self) -> int:
+    """How many tasks the condition tells apart; 0 where it reads none."""
+    return self.condition.tasks if "task" in self.needs else 0
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -234,68 +244,16 @@ def spread(prompt: Prompt, sites: Sequence[str | At]) -> "Together":
   return Together(parts)
 
 
-class Together(nn.Module):
-  """Several prompts as one: their positions stand side by side, in order.
-
-  Attributes:
-    prompts: at least one Prompt: a mapping name -> Prompt, so that the branch of each
-      is `prompt/NAME`, or a sequence, whose branches are `prompt/prompts_0` and so on.
-    names: those of a sequence; None for a mapping, which brings its own.
-  """
-
-  # The names below are those of the branches.
-  preserve_adopted_names: ClassVar[bool] = True
-  reads_code: ClassVar[bool] = False
-  prompts: Sequence[nn.Module] | Mapping[str, nn.Module]
-  names: Sequence[str] | None = None
-
-  def __post_init__(self) -> None:
-    if isinstance(self.prompts, Mapping):
-      if self.names is not None:
-        raise ValueError(
-          f"`Together.names` is {self.names!r} and `Together.prompts` a mapping, which "
-          "names its own. Leave `names` out."
-        )
-      # A sequence keeps its order wherever Flax maps over it, a mapping does not.
-      self.names = tuple(self.prompts)
-      self.prompts = tuple(self.prompts.values())
-    names = (None,) * len(self.prompts) if self.names is None else tuple(self.names)
-    if not names or len(names) != len(self.prompts):
-      raise ValueError(
-        f"`Together.prompts` holds {len(self.prompts)} prompts and `Together.names` "
-        f"{len(names)} names. Give one name for each of at least one prompt."
-      )
-    for name in names if self.names is not None else ():
-      self._check_name(name, names)
-    self.prompts = tuple(map(_named, self.prompts, names))
-    super().__post_init__()
-
-  def _check_name(self, name: Any, names: Sequence[Any]) -> None:
-    fits = isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)
-    # What the class has already, Flax gives to no branch.
-    taken = fits and (hasattr(type(self), name) or name in _FIELDS)
-    if not fits or taken or names.count(name) > 1:
-      raise ValueError(
-        f"`Together.prompts` gives a prompt the name {name!r}. A name is a word of "
-        "letters, digits and underscores that no other prompt has, such as 'task', "
-        f"and none of {', '.join(sorted(_FIELDS))} or another attribute of Together."
-      )
-
-  @property
-  def needs(self) -> frozenset[str]:
-    return frozenset().union(*(prompt.needs for prompt in self.prompts))
+class Together(Several):
+  """Several prompts as one: their positions stand side by side, in order."""
 
   @property
   def reads_input(self) -> bool:
     return any(prompt.reads_input for prompt in self.prompts)
 
   @property
-  def encoded(self) -> tuple[nn.Module, ...]:
-    return tuple(one for prompt in self.prompts for one in prompt.encoded)
-
-  @property
-  def external_width(self) -> int:
-    return max(prompt.external_width for prompt in self.prompts)
+  def tasks(self) -> int:
+    return max(prompt.tasks for prompt in self.prompts)
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -312,14 +270,3 @@ class Together(nn.Module):
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
     parts = [prompt(context, spec, train) for prompt in self.prompts]
     return functools.reduce(Injection.beside, parts)
-
-
-# Flax's own, beside those of the class.
-_FIELDS = frozenset({"prompts", "names", "parent", "name", "scope"})
-
-
-def _named(prompt: nn.Module, name: str | None) -> nn.Module:
-  """The prompt under a name; its words stay the objects they are."""
-  given = getattr(prompt, "name", None)
-  bound = getattr(prompt, "parent", None) is not None
-  return prompt if given == name or bound else prompt.clone(name=name)

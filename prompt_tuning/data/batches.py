@@ -142,7 +142,8 @@ def train_batches(
   before, so every process lays out all and keeps its own.)
 
   Args:
-    examples: a sequence held in memory, or a function that opens a stream.
+    examples: a sequence held in memory, which may say its own `order` (see
+      `data.rates.Subsets`), or a function that opens a stream.
     layout: how each example is laid out.
     size: B, rows a batch.
     seed: of the order.
@@ -156,6 +157,9 @@ def train_batches(
   direct = not streams and pack_segments == 1 and not buckets
   if streams:
     source: Iterable[Example] = examples()
+  elif hasattr(examples, "order"):
+    numbers = examples.order(size, seed, first_step if direct else 0)
+    source = (examples[i] for i in numbers)
   else:
     source = shuffled(examples, seed, first_step * size if direct else 0)
   lengths = layout.lengths

@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prompt_tuning.data import tables
+from prompt_tuning.data import tables, vectors
 from prompt_tuning.data.fewshot import check, draw
 from prompt_tuning.data.task import MARK, Example, TextTask
 from prompt_tuning.data.texts import SHOWN, no_text, short, some
+from prompt_tuning.data.vectors import Vectors
 
 SPLITS = ("train", "validation", "test")
 _PIECES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
@@ -47,6 +48,10 @@ class Files(TextTask):
       splits differ.
     quoted: whether fields of TSV files may stand in double quotes, as pandas writes
       them; those of CSV files may without a word.
+    external_column: a column of vectors, see `data.vectors`; they become `external`.
+    external_file: path of a .npy of vectors in place of a column; "{split}" in it
+      stands for the split's name, and must where there are several.
+    task_column: a column of whole numbers from 0, the tasks of the rows.
     shots: train on so many examples of each label; without labels see
       `fewshot.FewShot`.
     shot_seed: of that draw.
@@ -62,6 +67,9 @@ class Files(TextTask):
   label_map: Mapping[str, str] | None = None
   rows: Rows | None = None
   quoted: bool = False
+  external_column: str | None = None
+  external_file: str | None = None
+  task_column: str | None = None
   shots: int | None = None
   shot_seed: int = 0
   name: str = dataclasses.field(default="files", kw_only=True)
@@ -83,6 +91,7 @@ class Files(TextTask):
       _check_columns(pieces, "Files.targets", self.targets, "'{label}'")
     if not isinstance(self.quoted, bool):
       raise ValueError(f"`Files.quoted` must be True or False, got {self.quoted!r}.")
+    self._check_beside()
     if self.shots is not None:
       check(self.shots, self.shot_seed, "Files.shots", "Files.shot_seed")
     if self.label_map is not None:
@@ -96,6 +105,22 @@ class Files(TextTask):
     super().__post_init__()
     self._set("_known", None if self.labels is None else frozenset(self.labels))
 
+  def _check_beside(self) -> None:
+    if self.external_file is None:
+      return
+    self._set("external_file", _path(self.external_file, "Files.external_file"))
+    if self.external_column is not None:
+      raise ValueError(
+        f"`Files.external_column` is {self.external_column!r} and "
+        f"`Files.external_file` {self.external_file!r}: vectors come from one of them."
+      )
+    if len(self.splits) > 1 and "{split}" not in self.external_file:
+      raise ValueError(
+        f"`Files.external_file` is {self.external_file!r} for the splits "
+        f"{list(self.splits)}. Write '{{split}}' where their names differ, such as "
+        "'vectors-{split}.npy'."
+      )
+
   @property
   def splits(self) -> tuple[str, ...]:
     """Those of "train", "validation" and "test" that have a file."""
@@ -108,8 +133,12 @@ class Files(TextTask):
     first = next(rows, None)
     if first is None:
       raise ValueError(f"`{argument}` is {path!r}, which holds no rows.")
-    kept = self._kept(itertools.chain([first], rows), split, path)
-    examples = [self._example(row) for row in kept]
+    held, numbers = self._vectors(split), itertools.count()
+    counted = zip(itertools.chain([first], rows), numbers, strict=False)
+    kept = self._kept((row for row, _ in counted), split, path)
+    examples = [{**self._example(row), **self._beside(row, held)} for row in kept]
+    if held is not None:
+      held.check_count(next(numbers))
     if split != "train" or self.shots is None:
       return examples
     targets = [example["targets"] for example in examples]
@@ -117,6 +146,25 @@ class Files(TextTask):
       targets, self.labels, [self.shots], self.shot_seed, "Files.shots", path
     )
     return [examples[i] for i in chosen]
+
+  def _vectors(self, split: str) -> Vectors | None:
+    if self.external_file is None:
+      return None
+    path = _join(self.directory, self.external_file.replace("{split}", split))
+    return vectors.opened(path, "Files.external_file")
+
+  def _beside(self, row: tables.Row, beside: Vectors | None) -> Example:
+    """`external` and `task` of a row, where they are asked for."""
+    found: Example = {}
+    if beside is not None:
+      found["external"] = beside.row(row.number)
+    elif self.external_column is not None:
+      found["external"] = column_vector(
+        row, self.external_column, "Files.external_column"
+      )
+    if self.task_column is not None:
+      found["task"] = column_number(row, self.task_column, "Files.task_column")
+    return found
 
   def _kept(
     self, rows: Iterable[tables.Row], split: str, path: str
@@ -179,6 +227,23 @@ class Files(TextTask):
         f"{some(self.labels)}. Add it, or map it with `Files.label_map`."
       )
     return target
+
+
+def column_vector(row: tables.Row, column: str, argument: str) -> vectors.Vector:
+  """The vector in a column of a row; raises ValueError if there is none."""
+  where = f"{row.where}: the column {column!r}"
+  return vectors.parsed(row.held(column, argument), where, argument)
+
+
+def column_number(row: tables.Row, column: str, argument: str) -> int:
+  """The whole number from 0 in a column of a row; raises ValueError for others."""
+  text = row.get(column, argument)
+  if not (text.isdecimal() and text.isascii() and len(text) < 10):
+    raise ValueError(
+      f"{row.where}: the column {column!r} of `{argument}` holds {short(text)}; it "
+      "must be the number of a task, from 0."
+    )
+  return int(text)
 
 
 def _check_columns(

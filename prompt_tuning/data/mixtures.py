@@ -16,6 +16,7 @@ import numpy as np
 
 from prompt_tuning.data import metrics as metric_room
 from prompt_tuning.data import sequences
+from prompt_tuning.data.rates import Subsets, TaskSubset, Temperature
 from prompt_tuning.data.task import (
   Dataset,
   Example,
@@ -27,7 +28,9 @@ from prompt_tuning.data.task import (
 )
 
 RATES = ("equal", "proportional")
-RATE_LIST = f"one of {RATES} or a list of numbers, one a task"
+RATE_LIST = (
+  f"one of {RATES}, a list of numbers, one a task, or made by Temperature or TaskSubset"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +39,16 @@ class Mixture(TextTask):
 
   Attributes:
     tasks: at least one task, each with a name of its own.
-    rates: one number above 0 for each task, "equal", or "proportional" to the size of
-      the training split.
-    cap: most examples that a proportional rate counts, or None.
+    rates: one number above 0 for each task, "equal", "proportional" to the size of
+      the training split, or made by a rule of `data.rates`.
+    cap: most examples of a task that rates by size count, or None.
     labels: the tasks' where all have the same, else None: rank choice then goes task
       by task.
     metrics: unused; each task has its own.
   """
 
   tasks: Sequence[TextTask]
-  rates: str | Sequence[float] = "proportional"
+  rates: str | Sequence[float] | Temperature | TaskSubset = "proportional"
   cap: int | None = None
   name: str = dataclasses.field(default="mixture", kw_only=True)
 
@@ -67,7 +70,12 @@ class Mixture(TextTask):
     super().__post_init__()
 
   def _check_rates(self) -> None:
-    if isinstance(self.rates, str):
+    by_size = self.rates == "proportional" or self._ruled
+    if self._ruled:
+      fits = True
+      if isinstance(self.rates, TaskSubset):
+        self.rates.check(len(self.tasks))
+    elif isinstance(self.rates, str):
       fits = self.rates in RATES
     else:
       self._set("rates", tuple(sequences.items(self.rates, "Mixture.rates", RATE_LIST)))
@@ -82,11 +90,16 @@ class Mixture(TextTask):
     if self.cap is None:
       return
     whole = isinstance(self.cap, int) and not isinstance(self.cap, bool)
-    if not whole or self.cap < 1 or self.rates != "proportional":
+    if not whole or self.cap < 1 or not by_size:
       raise ValueError(
-        f"`Mixture.cap` must be a whole number, at least 1, and goes with rates = "
-        f"'proportional', got {self.cap!r} with {self.rates!r}."
+        f"`Mixture.cap` must be a whole number, at least 1, and goes with rates by "
+        f"size ('proportional', Temperature, TaskSubset), got {self.cap!r} with "
+        f"{self.rates!r}."
       )
+
+  @property
+  def _ruled(self) -> bool:
+    return isinstance(self.rates, Temperature | TaskSubset)
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -95,8 +108,24 @@ class Mixture(TextTask):
 
   @property
   def streams(self) -> bool:
-    """False only where every example is drawn as often as any other."""
+    """False where all examples are drawn alike, or batch by batch from memory."""
+    if isinstance(self.rates, TaskSubset):
+      return False
     return self.rates != "proportional" or self.cap is not None
+
+  @property
+  def by_batch(self) -> bool:
+    """Whether the tasks of each batch are drawn for it; then all examples are held."""
+    return isinstance(self.rates, TaskSubset)
+
+  def ordered(self, examples: Sequence[Any]) -> Sequence[Any]:
+    """Tokenised training examples; with an `order` where the rates are by batch."""
+    if not self.by_batch:
+      return examples
+    self.rates.check(len(self._having("train")))
+    place = {number: k for k, (number, _) in enumerate(self._having("train"))}
+    owners = [place[int(example["task"])] for example in examples]
+    return Subsets(examples, owners, self.rates, self.weights())
 
   @property
   def judged(self) -> bool:
@@ -108,9 +137,10 @@ class Mixture(TextTask):
     tasks = self._having(split)
     if self.rates == "equal":
       rates = [1.0] * len(tasks)
-    elif self.rates == "proportional":
+    elif self.rates == "proportional" or self._ruled:
       sizes = [len(task.examples(split)) for _, task in tasks]
       rates = [min(size, self.cap or size) for size in sizes]
+      rates = self.rates.rates(rates) if self._ruled else rates
     else:
       rates = [self.rates[number] for number, _ in tasks]
     return tuple(float(rate) / sum(rates) for rate in rates)
@@ -149,6 +179,9 @@ class Mixture(TextTask):
       _numbered(task.dataset(vocabulary, split, shuffle, seed, epochs), number)
       for number, task in self._having(split)
     ]
+    # Rows of one batch are alike: vectors that not all tasks bring are left out.
+    if not all("external" in part.element_spec for part in parts):
+      parts = [part.map(_without_vectors) for part in parts]
     if not shuffle and epochs is not None:
       whole = parts[0]
       for part in parts[1:]:
@@ -167,12 +200,17 @@ class Mixture(TextTask):
       for number, task in self._having(split)
       for row in task.tokens(vocabulary, split, first)
     ]
+    if not all("external" in row for row in rows):
+      rows = [_without_vectors(row) for row in rows]
     return rows[:first]
 
   def score(
     self, predictions: Sequence[str], split: str, numbers: Sequence[int] | None = None
   ) -> dict[str, float]:
-    """Each task's scores as "task/metric"; arguments as for `TextTask.score`."""
+    """Each task's scores as "task/metric", and "mean"; see `TextTask.score`.
+
+    The mean is over the tasks that were scored, of the mean of each one's metrics.
+    """
     tasks = [task for _, task in self._having(split)]
     sizes = (len(task.examples(split)) for task in tasks)
     starts = list(itertools.accumulate(sizes, initial=0))
@@ -184,11 +222,12 @@ class Mixture(TextTask):
       i = bisect.bisect_right(starts, number) - 1
       answers[i].append(prediction)
       places[i].append(number - starts[i])
-    scores = {}
+    scores, means = {}, []
     for task, own_answers, own_places in zip(tasks, answers, places, strict=True):
       own = task.score(own_answers, split, own_places) if own_answers else {}
       scores.update({f"{task.name}/{name}": value for name, value in own.items()})
-    return scores
+      means += [sum(own.values()) / len(own)] if own else []
+    return {**scores, "mean": sum(means) / len(means)} if means else scores
 
   def check_metrics(self, split: str) -> None:
     """Raises ValueError if some metric of a task cannot score its split."""
@@ -212,6 +251,10 @@ def is_rate(value: Any) -> bool:
   if isinstance(value, bool) or not isinstance(value, Real):
     return False
   return math.isfinite(value) and value > 0
+
+
+def _without_vectors(example: dict[str, Any]) -> dict[str, Any]:
+  return {name: value for name, value in example.items() if name != "external"}
 
 
 def _numbered(dataset: Dataset, number: int) -> Dataset:

@@ -7,11 +7,12 @@ lines, each the one column of the template.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prompt_tuning.data import files, lines, tables
 from prompt_tuning.data.fewshot import FewShot
+from prompt_tuning.data.mixtures import Mixture
 from prompt_tuning.data.task import MARK
 from prompt_tuning.data.texts import plain
 
@@ -25,6 +26,7 @@ class Reading:
   inputs: template of the input. targets: template of the target, or None.
   label_column, label_map: see `data.files.Files`.
   quoted: whether fields of a TSV file stand in double quotes.
+  external_column, task_column: see `data.files.Files`; None for none.
   """
 
   inputs: str
@@ -32,6 +34,8 @@ class Reading:
   label_column: str = "label"
   label_map: Mapping[str, str] | None = None
   quoted: bool = False
+  external_column: str | None = None
+  task_column: str | None = None
 
   @functools.cached_property
   def columns(self) -> tuple[str, ...]:
@@ -89,23 +93,50 @@ def of_task(task: Any) -> Reading | None:
   """How a task reads files; None where it is none of files."""
   while isinstance(task, FewShot):
     task = task.task
+  if isinstance(task, Mixture):
+    return _of_members(task)
   if not isinstance(task, files.Files):
     return None
   label_map = None if task.label_map is None else dict(task.label_map)
   quoted = getattr(task, "quoted", False)
-  return Reading(task.inputs, task.targets, task.label_column, label_map, quoted)
+  return Reading(
+    task.inputs,
+    task.targets,
+    task.label_column,
+    label_map,
+    quoted,
+    task.external_column,
+    task.task_column,
+  )
+
+
+def _of_members(task: Mixture) -> Reading | None:
+  """How inputs are read where all tasks of a mixture read theirs alike."""
+  found = {
+    None
+    if own is None
+    else Reading(own.inputs, quoted=own.quoted, external_column=own.external_column)
+    for own in map(of_task, task.tasks)
+  }
+  return found.pop() if len(found) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-  """An input that wants an answer: its text, and its id where the file has some."""
+  """An input that wants an answer: its text, its id where the file has some, and what
+  it brings besides (`task`, `external`).
+  """
 
   text: str
   id: str | None = None
+  beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def asked(
-  path: str, reading: Reading | None, id_column: str | None = None
+  path: str,
+  reading: Reading | None,
+  id_column: str | None = None,
+  beside: Callable[[tables.Row], Mapping[str, Any]] = lambda row: {},
 ) -> Iterator[Asked]:
   """The inputs of a file, one at a time, in order.
 
@@ -115,6 +146,7 @@ def asked(
     reading: template and quoting; None takes the column of `PLAIN` that there is, the
       only column, or a line, as the whole input.
     id_column: a column of a table whose text is the id.
+    beside: what a row brings besides its text; a line is a row without columns.
 
   Raises:
     ValueError: naming the file and line of what is wrong, as it is read.
@@ -127,15 +159,16 @@ def asked(
         f"`ID_COLUMN` is {id_column!r}, but `INPUT_FILE` {path!r} holds plain lines. "
         f"Columns have files that end in one of {', '.join(tables.KINDS)}."
       )
-    for line in lines.lines(path, "INPUT_FILE"):
-      yield Asked(line.text if reading is None else reading.line(line.where, line.text))
+    for number, line in enumerate(lines.lines(path, "INPUT_FILE")):
+      text = line.text if reading is None else reading.line(line.where, line.text)
+      yield Asked(text, None, beside(tables.Row(line.where, {}, number)))
     return
   rows = tables.rows(path, "INPUT_FILE", reading is not None and reading.quoted)
   for row in rows:
     if reading is None:
       reading = Reading(f"{{{_only(row)}}}")
     key = None if id_column is None else row.get(id_column, "ID_COLUMN")
-    yield Asked(reading.text(row), key)
+    yield Asked(reading.text(row), key, beside(row))
 
 
 def _only(row: tables.Row) -> str:
@@ -178,3 +211,11 @@ def texts(values: Iterable[Any], reading: Reading | None) -> list[str]:
     else:
       raise ValueError(f"{where} is {tables.short(value)}; it must be a text.")
   return found
+
+
+def count(path: str, reading: Reading | None) -> int:
+  """How many inputs a file holds."""
+  if tables.kind(path) is None:
+    return sum(1 for _ in lines.lines(path, "INPUT_FILE"))
+  quoted = reading is not None and reading.quoted
+  return sum(1 for _ in tables.rows(path, "INPUT_FILE", quoted))

@@ -42,10 +42,21 @@ _SWITCH = "`Files.quoted` = True (QUOTED in gin)"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-  """One row: the line it stands in, and its texts by column."""
+  """One row: the line it stands in, its texts by column, and its number from 0."""
 
   where: str
   values: dict[str, str]
+  number: int = 0
+
+  def held(self, column: str, argument: str) -> Any:
+    """What a column holds, lists of JSON too; raises ValueError if there is none."""
+    value = self.values.get(column)
+    if value is None:
+      raise ValueError(
+        f"{self.where}: `{argument}` asks for the column {column!r}, which there is "
+        f"not. There are {some(self.values)}."
+      )
+    return value
 
   def get(self, column: str, argument: str) -> str:
     """The text of a column; `argument` says who asks, should there be none.
@@ -53,12 +64,7 @@ class Row:
     Raises:
       ValueError: if there is no such column, or no text in it.
     """
-    value = self.values.get(column)
-    if value is None:
-      raise ValueError(
-        f"{self.where}: `{argument}` asks for the column {column!r}, which there is "
-        f"not. There are {some(self.values)}."
-      )
+    value = self.held(column, argument)
     if not isinstance(value, str):
       raise ValueError(
         f"{self.where}: the column {column!r} of `{argument}` holds {short(value)}; it "
@@ -121,10 +127,10 @@ def _table(path: str, found: str, source: Iterator[Fields]) -> Iterator[Row]:
   if first is None:
     raise ValueError(f"{path} is empty; line 1 must name the columns.")
   _check_header(first, columns, found)
-  for line, fields in source:
+  for number, (line, fields) in enumerate(source):
     if len(fields) != len(columns):
       raise ValueError(_count_text(line, fields, columns, found))
-    yield Row(line.where, dict(zip(columns, fields, strict=True)))
+    yield Row(line.where, dict(zip(columns, fields, strict=True)), number)
 
 
 def _check_header(line: Line, columns: Sequence[str], found: str) -> None:
@@ -227,11 +233,9 @@ def _quoted(source: Iterator[Line], found: str) -> Iterator[Fields]:
 
 
 def _jsonl(source: Iterator[Line]) -> Iterator[Row]:
-  for line in source:
-    if not line.text.strip():
-      continue
+  for number, line in enumerate(line for line in source if line.text.strip()):
     value = _object(line)
-    yield Row(line.where, {key: _text(item) for key, item in value.items()})
+    yield Row(line.where, {key: _text(item) for key, item in value.items()}, number)
 
 
 def _object(line: Line) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from prompt_tuning.data.texts import MARK as MARK
 
 # "inputs" and "targets" are texts. What some metrics ask for beyond: "references", the
 # accepted answers; "group", which examples are scored together; "label", a class that
-# the target does not spell.
+# the target does not spell. What some prompts ask for: "task" and "external".
 Example = dict[str, Any]
 
 # These stand for types of modules that are imported late.
@@ -161,8 +161,8 @@ class TextTask:
     Returns:
       `inputs` and `targets`, int32 ids with the end mark, neither cut nor padded;
       `inputs_pretokenized` and `targets_pretokenized`, their texts; `mark`, int32, how
-      many ids of `inputs` stand before `MARK`, -1 without one. In a mixture `task`,
-      int32, too.
+      many ids of `inputs` stand before `MARK`, -1 without one; `task`, int32, in a
+      mixture and where examples bring one, and `external`, float32, where they do.
     """
     check_epochs(epochs)
     count = len(self.examples(split))
@@ -189,6 +189,7 @@ class TextTask:
           "targets": _ids(vocabulary, example["targets"]),
           "targets_pretokenized": example["targets"].encode(),
           "mark": np.int32(mark),
+          **beside(example),
         }
       )
     return rows
@@ -220,6 +221,9 @@ class TextTask:
 
     examples = self.examples(split)
     columns = {key: [e[key] for e in examples] for key in ("inputs", "targets")}
+    columns |= {
+      key: np.stack([e[key] for e in examples]) for key in beside(examples[0])
+    }
     dataset = tf.data.Dataset.from_tensor_slices(columns)
     return dataset.shuffle(len(examples), seed=seed) if shuffle_files else dataset
 
@@ -231,6 +235,16 @@ class TextTask:
       return metric_room.score((name,), targets, predictions, self.labels)
 
     return metric_fn
+
+
+def beside(example: Example) -> dict[str, np.ndarray]:
+  """What an example brings besides its text: `task`, a number, and `external`."""
+  found = {}
+  if "task" in example:
+    found["task"] = np.int32(example["task"])
+  if "external" in example:
+    found["external"] = np.asarray(example["external"], np.float32)
+  return found
 
 
 def picked(items: Sequence[Any], numbers: Sequence[int] | None) -> list[Any]:

@@ -149,9 +149,12 @@ class Job:
         lengths[name] = lengths["inputs"]
         lengths[f"decoder_{name}"] = lengths["targets"]
     shapes = {name: ((size, length), "int32") for name, length in lengths.items()}
-    width = 0 if self.model.prompt is None else self.model.prompt.external_width
-    if width:
-      shapes["external"] = (size * segments, width), "float32"
+    prompt = self.model.prompt
+    each = (size,) if segments == 1 else (size, segments)
+    if prompt is not None and prompt.external_width:
+      shapes["external"] = (*each, prompt.external_width), "float32"
+    if prompt is not None and prompt.tasks:
+      shapes["task"] = each, "int32"
     batch = {
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.by_rows)
       for name, (shape, dtype) in shapes.items()

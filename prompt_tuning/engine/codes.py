@@ -66,7 +66,7 @@ def attach(
   recorder: Any,
   place: Any,
   between: Callable[[], None] = lambda: None,
-) -> list[list[Example]]:
+) -> list[Sequence[Example]]:
   """The same examples, each with its vector [C] as `code`.
 
   Args:
@@ -89,7 +89,8 @@ def attach(
     codes = evaluate.in_order(given, examples, layout, size, place)
     pairs = zip(examples, codes, strict=True)
     # A copy: a row would keep the batch that it was made in.
-    found.append([{**example, "code": code.copy()} for example, code in pairs])
+    made = [{**example, "code": code.copy()} for example, code in pairs]
+    found.append(examples.over(made) if hasattr(examples, "over") else made)
   total = sum(one["code"].nbytes for part in found for one in part)
   count = sum(map(len, found))
   recorder.say(

@@ -34,6 +34,7 @@ class Conventions:
   labels: of the task, or None.
   place: where the prompt stands. truncate: whether what is too long was cut.
   inputs, targets: lengths in training, or None where the card does not say.
+  members: (name, labels or None) of each task of a mixture, in order.
   """
 
   reading: Reading | None = None
@@ -43,6 +44,12 @@ class Conventions:
   truncate: bool = False
   inputs: int | None = None
   targets: int | None = None
+  members: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Of the tasks of a mixture, in order."""
+    return tuple(name for name, _ in self.members)
 
 
 def said(task: Any, output: Any) -> dict[str, Any]:
@@ -87,8 +94,32 @@ def of(card: Mapping[str, Any]) -> Conventions:
   fits = labels is None or (isinstance(labels, list) and _texts(labels))
   _check(fits, "task.labels", labels, "a list of texts, or null")
   return Conventions(
-    reading, _output(card), tuple(labels) if labels else None, place, truncate, **sizes
+    reading,
+    _output(card),
+    tuple(labels) if labels else None,
+    place,
+    truncate,
+    **sizes,
+    members=_members(card),
   )
+
+
+def _members(
+  card: Mapping[str, Any],
+) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
+  found = _object(card, "task").get("tasks")
+  listed = found is None or isinstance(found, list)
+  _check(listed, "task.tasks", found, "a list, or null")
+  members = []
+  for i, one in enumerate(found or ()):
+    key = f"task.tasks[{i}]"
+    _check(isinstance(one, Mapping), key, one, "an object")
+    name, labels = one.get("name"), one.get("labels")
+    _check(isinstance(name, str), f"{key}.name", name, "a text")
+    fits = labels is None or (isinstance(labels, list) and _texts(labels))
+    _check(fits, f"{key}.labels", labels, "a list of texts, or null")
+    members.append((name, tuple(labels) if labels else None))
+  return tuple(members)
 
 
 def differences(known: Conventions, task: Any) -> list[str]:
@@ -100,6 +131,9 @@ def differences(known: Conventions, task: Any) -> list[str]:
       now, then = getattr(mine, name), getattr(known.reading, name)
       if now != then:
         found.append(f"{name.upper()} {now!r} (trained with {then!r})")
+  names = tuple(getattr(one, "name", "") for one in getattr(task, "tasks", ()))
+  if names and known.names and names != known.names:
+    found.append(f"MEMBERS {list(names)} (trained with {list(known.names)})")
   labels = None if task.labels is None else tuple(task.labels)
   if known.labels is not None and labels != known.labels:
     now = None if labels is None else list(labels)

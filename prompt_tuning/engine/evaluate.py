@@ -15,7 +15,7 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
 from prompt_tuning.decoding import decode
 from prompt_tuning.decoding import score as scoring
-from prompt_tuning.engine import rows, sharding
+from prompt_tuning.engine import members, rows, sharding
 from prompt_tuning.engine.sharding import Placement
 from prompt_tuning.objectives import objective as objectives
 from prompt_tuning.outputs import choice, text
@@ -61,31 +61,62 @@ class Evaluator:
       return objectives.terms(objective, Forward(model, params, batch))
 
     self.loss_step = compiled(loss, self.place)
-    self._predictor = None
+    self._labels = [member.labels for member in members.of(task)]
+    self._predictors = {}
     if output is not None:
-      self._predictor = predictor(model, vocabulary, task.labels, output, self.place)
+      for labels in {None if x is None else tuple(x) for x in self._labels}:
+        made = predictor(model, vocabulary, labels, output, self.place)
+        self._predictors[labels] = made
 
   def loss(self, params: Any, examples: Sequence[Example]) -> dict[str, float]:
-    """Mean loss over target tokens, and the other metrics of the objective."""
+    """Mean loss over target tokens, and the other metrics of the objective.
+
+    The loss of each member of a mixture too, as "member/loss".
+    """
+    own = members.of(self.task)
+    parts = {
+      own[number].name: self._terms(params, [examples[i] for i in places])
+      for number, places in members.by_number(examples, len(own)).items()
+    }
+    scores = self._means(functools.reduce(_added, parts.values()))
+    for name, terms in parts.items() if len(own) > 1 else ():
+      scores[f"{name}/loss"] = self._means(terms)["loss"]
+    return scores
+
+  def _terms(self, params: Any, examples: Sequence[Example]) -> Any:
+    """The objective's terms, summed over examples."""
     laid_out = self.layout, self.size, self.place, self.most
     found: Any = None
     for batch, _ in device_batches(examples, *laid_out):
       self.between()
       terms = jax.tree.map(np.float64, jax.device_get(self.loss_step(params, batch)))
-      found = terms if found is None else jax.tree.map(operator.add, found, terms)
-    scores = {"loss": float(objectives.mean(self.objective, found))}
-    for name, (total, weight) in objectives.metrics(found).items():
+      found = terms if found is None else _added(found, terms)
+    return found
+
+  def _means(self, terms: Any) -> dict[str, float]:
+    scores = {"loss": float(objectives.mean(self.objective, terms))}
+    for name, (total, weight) in objectives.metrics(terms).items():
       scores[name] = float(total / objectives.divisor(weight))
     return scores
 
   def predict(self, params: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """One record an example, in order: `prediction` and its scores."""
+    """One record an example, in order: `prediction` and its scores.
 
-    def run(batch: Any, numbers: Any) -> list[dict[str, Any]]:
-      self.between()
-      return self._predictor(params, batch, numbers)
+    Those of a mixture choose among the labels of their own task.
+    """
+    found: list[Any] = [None] * len(examples)
+    for labels, places in members.by_labels(examples, self._labels).items():
+      answer, numbers_X = self._predictors[labels], np.array(places)
 
-    return in_order(run, examples, self.layout, self.size, self.place, self.most)
+      def run(batch: Any, numbers: Any) -> list[dict[str, Any]]:
+        self.between()
+        return answer(params, batch, numbers_X[numbers])  # noqa: B023
+
+      own = [examples[i] for i in places]
+      laid_out = self.layout, self.size, self.place, self.most
+      for i, record in zip(places, in_order(run, own, *laid_out), strict=True):
+        found[i] = record
+    return found
 
   def scores(
     self,
@@ -102,7 +133,7 @@ class Evaluator:
       split: a split of the task.
     """
     found = self.loss(params, examples)
-    if self._predictor is not None and self.task.judged:
+    if self._predictors and self.task.judged:
       answers = [record["prediction"] for record in self.predict(params, examples)]
       found.update(self.task.score(answers, split, numbers))
     return found
@@ -114,7 +145,7 @@ class Evaluator:
     if name == "loss":
       return
     known = {"loss"}
-    if self._predictor is not None and self.task.judged:
+    if self._predictors and self.task.judged:
       known |= self._metric_names(split, len(examples))
     if name in known:
       return
@@ -126,7 +157,11 @@ class Evaluator:
       params,
       batch,
     )
+    own = members.of(self.task)
     known |= set(objectives.metrics(found))
+    if len(own) > 1:
+      there = members.by_number(examples, len(own))
+      known |= {f"{own[i].name}/loss" for i in there}
     if name not in known:
       raise ValueError(
         f"`BEST_METRIC` is {name!r}, but evaluation gives {sorted(known)}. Name one of "
@@ -147,6 +182,10 @@ class Evaluator:
       seen[owner] = seen.get(owner, 0) + 1
       few += [number] if seen[owner] <= FEW else []
     return set(self.task.score([texts[i]["targets"] for i in few], split, few))
+
+
+def _added(one: Any, other: Any) -> Any:
+  return jax.tree.map(operator.add, one, other)
 
 
 def compiled(function: Callable[..., Any], place: Placement) -> Callable[..., Any]:

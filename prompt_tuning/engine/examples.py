@@ -71,7 +71,10 @@ def training_source(
 
   if task.streams:
     return stream
-  examples = read(task, vocabulary, "train", IN_MEMORY + 1)
+  by_batch = getattr(task, "by_batch", False)
+  examples = read(task, vocabulary, "train", None if by_batch else IN_MEMORY + 1)
   suited.check_lengths(examples, layout, "train")
   suited.check_targets(examples, vocabulary, "train", task.labels)
+  if by_batch:
+    return task.ordered(examples)
   return stream if len(examples) > IN_MEMORY else examples

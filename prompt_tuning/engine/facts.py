@@ -9,7 +9,7 @@ import prompt_tuning
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import conventions, loop, product, terms
+from prompt_tuning.engine import conventions, loop, members, product, terms
 from prompt_tuning.engine.recipe import Recipe
 
 
@@ -41,6 +41,7 @@ def card_facts(
       "name": task.name,
       "labels": None if task.labels is None else list(task.labels),
       "metrics": list(task.metrics),
+      "tasks": members.said(task),
     },
     "gin": configuration,
     **repeat,

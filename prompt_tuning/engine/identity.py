@@ -92,7 +92,9 @@ def _text(example: Mapping[str, Any]) -> str:
   def plain(value: Any) -> Any:
     if isinstance(value, bytes):
       return value.decode("utf-8", "surrogateescape")
-    return np.asarray(value).tolist()
+    value = np.asarray(value)
+    # The digits of vectors would take longer than all else.
+    return _digest([value.tobytes()]) if value.dtype.kind == "f" else value.tolist()
 
   return json.dumps(example, sort_keys=True, default=plain)
 

@@ -55,6 +55,12 @@ def _is_rule(item: Any) -> bool:
   return isinstance(item[0], str) and all(isinstance(axis, str) for axis in axes)
 
 
+def _is_rates(value: Any) -> bool:
+  if isinstance(value, (list, tuple)):
+    return bool(value) and all(map(_number_above_0.fits, value))
+  return value in ("proportional", "equal") if isinstance(value, str) else False
+
+
 _share = number(low=0, below=1)
 _rules = sequence('(("batch", ("replica", "data")),)', _is_rule)
 _init = made("@uniform.symmetric()", function=True)
@@ -223,6 +229,18 @@ TABLE: dict[str, Row] = {
   ),
   "INPUTS": Row(optional(text()), 'template of an input, such as "{text}"'),
   "ID_COLUMN": Row(optional(text()), "column that is kept as the id of an answer"),
+  "EXTERNAL_COLUMN": Row(optional(text()), "column of vectors, lists of numbers"),
+  "EXTERNAL_FILE": Row(optional(path()), "array .npy of vectors, one for each row"),
+  "TASK_COLUMN": Row(optional(text()), "column of the tasks that rows belong to"),
+  "PROMPT_TASK": Row(
+    Kind(
+      "a number from 0 or a name, in quotes, of one of the prompt's tasks, or None",
+      lambda value: bool(value) if isinstance(value, str) else whole(0).fits(value),
+      none=True,
+      text=True,
+    ),
+    "task that all inputs belong to",
+  ),
   "MOST_POSITIONS": Row(
     optional(whole(1)), "longest input read where training cut none; None for any"
   ),
@@ -231,6 +249,22 @@ TABLE: dict[str, Row] = {
   "SHOTS": Row(optional(whole(1)), "training examples drawn of each label"),
   "SHOT_SEED": Row(whole(0), "of that draw"),
   "METRICS": Row(texts('("accuracy",)'), "scores of the task"),
+  "MEMBERS": Row(
+    sequence("[@sst2/files.Files()]", lambda item: isinstance(item, Made)),
+    "tasks of a mixture",
+  ),
+  "RATES": Row(
+    Kind(
+      "'proportional', 'equal', a number above 0 for each task, or a rule that gin "
+      "makes, such as @rates.TaskSubset()",
+      _is_rates,
+    ),
+    "how often the tasks of a mixture are drawn",
+  ),
+  "RATE_CAP": Row(optional(whole(1)), "most examples of a task that rates count"),
+  "RATE_TEMPERATURE": Row(_number_above_0, "1 is proportional, more is more equal"),
+  "SUBSET_LEAST": Row(whole(1), "tasks drawn for a batch at the least"),
+  "SUBSET_MOST": Row(optional(whole(1)), "the same at the most; None for all"),
   "GLUE_NAME": Row(text(), 'task of GLUE or SuperGLUE, such as "glue_sst2_v002"'),
   "TFDS_DATA_DIR": Row(optional(path()), "folder of TensorFlow Datasets"),
   "TFDS_VERSION": Row(optional(text()), 'version of the data, such as "2.0.0"'),

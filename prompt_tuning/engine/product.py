@@ -240,7 +240,7 @@ def _check_module(module: Any) -> None:
   whole = all(isinstance(value, int) for value in lengths.values())
   if not whole or not set(lengths) <= {"encoder", "decoder"}:
     raise ValueError(f"it reserves {lengths}.")
-  for fact in (module.needs, module.external_width, module.encoded):
+  for fact in (module.needs, module.external_width, module.tasks, module.encoded):
     hash(fact)
 
 

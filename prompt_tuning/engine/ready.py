@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
-from prompt_tuning.data import buckets, packing
+from prompt_tuning.data import buckets, given, packing
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import codes, sharding, state, terms
+from prompt_tuning.engine import codes, members, sharding, state, terms
 from prompt_tuning.engine.evaluate import Evaluator
 from prompt_tuning.engine.examples import Part, training_source, validation_part
 from prompt_tuning.engine.recipe import Recipe
@@ -95,7 +95,8 @@ def prepare(
   place = recipe.sharding.over()
   sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
-  batching.check_labels(task.labels, vocabulary)
+  for member in members.of(task):
+    batching.check_labels(member.labels, vocabulary)
   trains = recipe.plan.steps > 0
   objective = recipe.objective if trains else terms.answering(recipe.objective)
   objective = terms.bound(objective, vocabulary, task)
@@ -112,11 +113,14 @@ def prepare(
     recipe = dataclasses.replace(recipe, pack_segments=segments)
     model = dataclasses.replace(model, segments=segments)
   source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
+  wanted = given.wants(model.prompt)
+  source = source and given.checked(source, wanted, "train")
   validation = None
   judge = task if judge is None else judge
   if "validation" in judge.splits:
     validation = validation_part(judge, vocabulary, recipe.eval_examples)
     batching.check_lengths(validation.examples, layout, "validation")
+    given.checked(validation.examples, wanted, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
     if not judge.streams:
       targets = validation.examples, vocabulary, "validation", judge.labels
@@ -165,6 +169,12 @@ def prepare(
 
 def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
   """Lengths of training batches, chosen by those of the examples."""
+  if hasattr(source, "order") and (recipe.buckets > 1 or recipe.pack_segments > 1):
+    raise ValueError(
+      f"`PACK_SEGMENTS` is {recipe.pack_segments} and `BUCKETS` {recipe.buckets}, but "
+      "the tasks of each batch are drawn for it (TaskSubset), so its rows are padded: "
+      "leave both at 1."
+    )
   if recipe.buckets == 1 or source is None:
     return ()
   if recipe.pack_segments > 1 or callable(source):

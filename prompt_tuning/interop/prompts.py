@@ -155,19 +155,34 @@ def fixed(prompt: Product) -> Injection:
   if prompt.module.reads_input:
     raise ValueError(
       "This prompt reads its input, so no fixed vectors do what it does: numpy, peft "
-      f"and t5x cannot hold it. {REMAINS}"
+      f"and t5x cannot hold it{_but_a_task(prompt)}. {REMAINS}"
     )
   if "table" in prompt.module.needs:
     raise ValueError(
       "This prompt is made of rows of its backbone's token table, which the product "
       f"does not hold. {REMAINS}"
     )
+  return handed(prompt, None)
+
+
+def _but_a_task(prompt: Product) -> str:
+  if prompt.module.reads_text:
+    return ""
+  return ", but what it does for one task (`task`, or --task)"
+
+
+def handed(prompt: Product, context: Any) -> Injection:
+  """What a prompt hands back for a context, or None where it reads none.
+
+  Raises:
+    ValueError: if the card does not say the sizes of its backbone.
+  """
   params = {**prompt.frozen, **prompt.trainable}.get("prompt", {})
   backbone = prompt.card.get("backbone") or {}
   sizes = backbone.get("architecture") or {}
   spec = _sizes(backbone.get("width") or 1, sizes)
   try:
-    return prompt.module.apply({"params": params}, None, spec)
+    return prompt.module.apply({"params": params}, context, spec)
   except ValueError as error:
     if sizes and backbone.get("width"):
       raise

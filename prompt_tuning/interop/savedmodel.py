@@ -190,7 +190,7 @@ def arguments(reads: Reads) -> dict[str, str]:
     # TensorFlow takes names of Python.
     name = re.sub(r"\W", "_", column, flags=re.ASCII)
     name = name if re.match("[A-Za-z]", name) else f"column_{name}"
-    while name in named or name in ("external", "mark"):
+    while name in named or name in ("external", "mark", "task"):
       name += "_"
     named[name] = column
   return named

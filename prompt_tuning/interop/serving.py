@@ -23,6 +23,7 @@ import numpy as np
 from jax import export
 
 from prompt_tuning.data import lengths
+from prompt_tuning.data.given import Wants
 from prompt_tuning.data.task import MARK, split_mark
 from prompt_tuning.data.texts import short
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
@@ -65,25 +66,34 @@ class Served:
     given = _checked(features, self.card)
     return jax.device_get(self.programs[program](self.weights, given))
 
-  def predict(self, texts: Iterable[Any], external: Any = None) -> list[str]:
+  def predict(
+    self, texts: Iterable[Any], external: Any = None, task: Any = None
+  ) -> list[str]:
     """One written answer a text.
 
     Args:
       texts: as for `pt.predict`, {column: text} where the prompt's template has several
-        columns. external: vectors [B C], for a prompt that reads some.
+        columns.
+      external, task: as for `pt.predict`.
     """
-    ids = self._answers("generate", texts, external).get("ids")
+    ids = self._answers("generate", texts, external, task).get("ids")
     return [] if ids is None else text.answers(ids, self._pieces().decode)
 
   def classify(
-    self, texts: Iterable[Any], external: Any = None
+    self, texts: Iterable[Any], external: Any = None, task: Any = None
   ) -> tuple[list[str], np.ndarray]:
     """The likeliest label of each text, and log-probabilities [B K] of all labels."""
     labels = self.card.get("labels") or []
-    scores_BK = self._answers("choose", texts, external).get("scores")
+    scores_BK = self._answers("choose", texts, external, task).get("scores")
     if scores_BK is None:
       return [], np.zeros((0, len(labels)))
     return [labels[k] for k in scores_BK.argmax(1)], scores_BK
+
+  def _numbers(self, count: int, task: Any, reads: Reads) -> np.ndarray:
+    """Numbers of tasks [B]."""
+    wanted = Wants(reads.tasks, names=reads.names)
+    rows = wanted.beside(count, task)
+    return np.array([row["task"] for row in rows], np.int32)
 
   def _pieces(self) -> Pieces:
     if self.pieces is None:
@@ -93,7 +103,7 @@ class Served:
     return self.pieces
 
   def _answers(
-    self, program: str, texts: Iterable[Any], external: Any
+    self, program: str, texts: Iterable[Any], external: Any, task: Any
   ) -> dict[str, np.ndarray]:
     """What a program says of each text, in order; nothing of no text."""
     if program not in self.programs:
@@ -103,6 +113,8 @@ class Served:
     ids, marks = _tokens(texts, self._pieces(), marked, reads)
     if marked:
       columns["mark"] = marks
+    if reads.tasks or task is not None:
+      columns["task"] = self._numbers(len(ids), task, reads)
     columns = {name: np.asarray(value) for name, value in columns.items()}
     for name, value in columns.items():
       if value.shape[:1] != (len(ids),):
@@ -182,16 +194,22 @@ def _checked(
         f"`{name}` must be {dtype} {shape} (b: the same in all features), got "
         f"{value.dtype} {list(value.shape)}."
       )
-    _check_values(name, value, serving_reads.of(card).ids)
+    _check_values(name, value, serving_reads.of(card))
     given[name] = value.astype(dtype)
   return given
 
 
-def _check_values(name: str, value: np.ndarray, ids: int | None) -> None:
-  """Refuses ids that the model has not, and vectors that are not finite."""
+def _check_values(name: str, value: np.ndarray, reads: Reads) -> None:
+  """Refuses ids and tasks that the model has not, and vectors that are not finite."""
+  ids = reads.ids
   if name == "inputs" and ids and not 0 <= value.min() <= value.max() < ids:
     raise ValueError(
       f"`inputs` must be ids from 0 to {ids - 1}, got {value.min()} to {value.max()}."
+    )
+  if name == "task" and not 0 <= value.min() <= value.max() < reads.tasks:
+    raise ValueError(
+      f"`task` must be numbers from 0 to {reads.tasks - 1}, got {value.min()} to "
+      f"{value.max()}."
     )
   if value.dtype.kind == "f" and not np.isfinite(value).all():
     raise ValueError(f"`{name}` holds numbers that are not finite.")

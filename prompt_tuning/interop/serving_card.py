@@ -27,6 +27,7 @@ ARGUMENTS = {
   "inputs": ("int32", ["b", "t"]),
   "mark": ("int32", ["b"]),
   "external": ("float32", ["b", None]),
+  "task": ("int32", ["b"]),
 }
 # What comes out of each program; beams have an axis of their own.
 RESULTS = {
@@ -100,6 +101,12 @@ def _check(stated: Stated) -> None:
       held.need("file", untrusted.is_plain, "a name of a file in the folder")
   if stated.has("reads"):
     serving_reads.check(stated.child("reads"))
+  told = stated.has("reads") and stated.child("reads").has("tasks")
+  if ("task" in arguments.fields) != told:
+    raise UnreadableError(
+      f"{stated.where!r} says the arguments {sorted(arguments.fields)}, but its "
+      f"reads.tasks says that the prompt tells {'' if told else 'no '}tasks apart."
+    )
 
 
 def _check_programs(programs: Stated, labels: Sequence[str] | None) -> None:

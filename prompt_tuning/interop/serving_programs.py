@@ -22,6 +22,7 @@ from prompt_tuning.core.model import RESERVED_ID, PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import check_labels
+from prompt_tuning.data.given import Wants
 from prompt_tuning.decoding import decode, score
 from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.interop import serving_reads
@@ -29,6 +30,8 @@ from prompt_tuning.interop.serving_card import FORMAT
 from prompt_tuning.interop.serving_settings import Settings
 from prompt_tuning.outputs import choice
 
+# What a text may bring besides itself.
+BESIDE = ("external", "task")
 # (weights by name, features by name) -> results by name.
 Program = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
 
@@ -85,9 +88,8 @@ class Servable:
     start_B = starts(inputs_BT, self.card["place"], features.get("mark"))
     ids, prompt_index = reserve(inputs_BT, start_B, P)
     batch = {"inputs": ids, "prompt_index": prompt_index}
-    if "external" in features:
-      batch["external"] = features["external"]
-    return batch
+    beside = {name: features[name] for name in BESIDE if name in features}
+    return {**batch, **beside}
 
   def symbols(self) -> dict[str, jax.ShapeDtypeStruct]:
     """The features that the programs take, B and T as symbols."""
@@ -97,6 +99,8 @@ class Servable:
     if prompt is not None and prompt.external_width:
       shape = (b, prompt.external_width)
       found["external"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    if prompt is not None and prompt.tasks:
+      found["task"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     if self.card["place"] == "mark":
       found["mark"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     return dict(sorted(found.items()))
@@ -147,7 +151,7 @@ def servable(session: Any, settings: Settings) -> Servable:
     "jax": jax.__version__,
     "platforms": list(settings.platforms),
     "place": known.place,
-    "reads": reads(known, loaded.backbone.spec.vocabulary),
+    "reads": reads(known, loaded.backbone.spec.vocabulary, session.wants),
     "labels": list(settings.labels) if settings.labels else None,
     "normalize_by_length": settings.normalize_by_length,
     "decoding": {"loop": output.loop, **dataclasses.asdict(output)},
@@ -162,11 +166,15 @@ def servable(session: Any, settings: Settings) -> Servable:
   return Servable(session.model, session.params, loaded.vocabulary, settings, card)
 
 
-def reads(known: Conventions, ids: int) -> dict[str, Any]:
+_NOTHING = Wants()
+
+
+def reads(known: Conventions, ids: int, wants: Wants = _NOTHING) -> dict[str, Any]:
   """What an artifact's card says of reading, from the prompt's; see `serving_reads`.
 
   Args:
     known: what the prompt's card says. ids: how many the backbone has.
+    wants: what the prompt reads besides texts.
   """
   cut = known.truncate and known.inputs is not None
   template = None
@@ -176,9 +184,12 @@ def reads(known: Conventions, ids: int) -> dict[str, Any]:
       for text, is_column in known.reading.pieces
       if text
     ]
+  told = {"tasks": wants.tasks, "names": list(wants.names) or None}
+  told = told if wants.tasks else {}
   return {
     "ids": ids,
     "template": template,
     "inputs": known.inputs if cut else None,
     "truncate": cut,
+    **told,
   }

@@ -5,6 +5,7 @@ A card says it under "reads":
   "ids": 32128          ids from 0 that the program takes
   "template": [["text", "review: "], ["column", "text"]], or null: texts as they are
   "inputs": 48, "truncate": true    longer inputs are cut to 48 ids, end mark included
+  "tasks": 2, "names": ["a", "b"]   the prompt tells 2 tasks apart (null: unnamed)
 """
 
 import dataclasses
@@ -24,11 +25,14 @@ class Reads:
   ids: how many ids there are, or None where an older card does not say.
   most: ids of a text that are read, or None for all.
   template: (`TEXT` or `COLUMN`, the text or the column's name), or None.
+  tasks: how many the prompt tells apart, 0 for none. names: of these, or ().
   """
 
   ids: int | None = None
   most: int | None = None
   template: tuple[tuple[str, str], ...] | None = None
+  tasks: int = 0
+  names: tuple[str, ...] = ()
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -77,6 +81,8 @@ def of(card: Mapping[str, Any]) -> Reads:
     said["ids"],
     said["inputs"] if said["truncate"] else None,
     None if template is None else tuple(map(tuple, template)),
+    said.get("tasks") or 0,
+    tuple(said.get("names") or ()),
   )
 
 
@@ -89,6 +95,10 @@ def check(stated: Stated) -> None:
   stated.count("ids", least=1)
   if stated.flag("truncate"):
     stated.count("inputs", least=1)
+  if stated.has("tasks"):
+    count = stated.count("tasks", least=1)
+    if stated.has("names") and len(stated.texts("names")) != count:
+      stated.need("names", lambda value: False, f"{count} texts, each once")
   if stated.has("template"):
     stated.need("template", _is_template, "[kind, text] pairs with a column")
 

@@ -65,12 +65,12 @@ def _given(value: Array) -> Initializer:
   return lambda key, shape, spec: value
 
 
-def check_rank(rank: int, P: int, H: int) -> None:
+def check_rank(rank: int, P: int, H: int, argument: str = "LowRank.rank") -> None:
   """Raises ValueError for a rank that no table [P H] has."""
   whole = isinstance(rank, int) and not isinstance(rank, bool)
   if not whole or not 1 <= rank <= min(P, H):
     raise ValueError(
-      "`LowRank.rank` (RANK) must be a whole number from 1 to min(P, H) = "
-      f"min({P}, {H}), got {rank!r}. Lower it, or bind `dense.Dense`: from here on it "
-      "is cheaper and says as much."
+      f"`{argument}` (RANK) must be a whole number from 1 to min(P, H) = "
+      f"min({P}, {H}), got {rank!r}. Lower it: a table of that size says as much, and "
+      "is cheaper (`dense.Dense`, or `task_tables.Gather` for one a task)."
     )

@@ -105,6 +105,11 @@ def check(backbone: T5, prompt: Any, output: Any, labels: Any) -> None:
       "The prompt reads external vectors, which SeqIO's pipeline for T5X does not "
       "carry. Train it with `python -m prompt_tuning.train`."
     )
+  if prompt is not None and prompt.tasks:
+    raise ValueError(
+      "The prompt reads the task of each example, which SeqIO's pipeline for T5X does "
+      "not carry. Train it with `python -m prompt_tuning.train`."
+    )
   if isinstance(output, choice.Choice) and not labels:
     raise ValueError(
       "`OUTPUT` is a choice among labels, but `LABELS` is empty. Give them, or include "
