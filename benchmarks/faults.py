@@ -31,6 +31,7 @@ from prompt_tuning.backbones.t5 import files
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.engine import config, log
+from prompt_tuning.engine.explain import bindings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PHASES = ("compile", "step", "save", "evaluate")
@@ -192,7 +193,11 @@ def compare(folder: pathlib.Path) -> list[str]:
   ]
   cards = [json.loads((x / "prompt" / "card.json").read_text()) for x in (left, right)]
   pairs = zip(cards, ("whole", "killed"), strict=True)
-  texts = [card.pop("gin").replace(name, "") for card, name in pairs]
+  # As bindings: gin breaks a line where a folder's name is long.
+  texts = [
+    {key: text.replace(name, "") for key, text in bindings(card.pop("gin")).items()}
+    for card, name in pairs
+  ]
   if cards[0] != cards[1] or texts[0] != texts[1]:
     differ.append("prompt/card.json")
   one, other = last_state(left), last_state(right)

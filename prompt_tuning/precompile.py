@@ -25,19 +25,14 @@ import jax
 
 from prompt_tuning.core import files
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import budget, chips, config, ended, fit, loop, sharding
+from prompt_tuning.engine import budget, chips, codes, config, ended, sharding
 from prompt_tuning.engine.abstract import PROGRAMS, Job
+from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.engine.report import info_text
 from prompt_tuning.interop.load import load
 from prompt_tuning.outputs import output as outputs
 
-WANTED = (
-  "BACKBONE INITIAL_CHECKPOINT_PATH PROMPT HEAD PROMPT_PLACE TRUNCATE TRAINABLE "
-  "OBJECTIVE "
-  "OPTIMIZER OUTPUT TASK_FEATURE_LENGTHS BATCH_SIZE EVAL_BATCH_SIZE MICROBATCHES "
-  "PACK_SEGMENTS DROPOUT_RATE SHARDING"
-)
+WANTED = "BACKBONE INITIAL_CHECKPOINT_PATH PROMPT HEAD RECIPE READING OUTPUT"
 # Its own flags, beside those of every verb.
 FLAGS = ("--topology", "--search", "--json", "--programs", "--model_info")
 
@@ -97,8 +92,14 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
   """What the parsed configuration says, on these devices.
 
   Raises:
-    ValueError: if it names no architecture, or does not fit the mesh.
+    ValueError: if it names no architecture, does not fit the mesh, or asks for what
+      only data can tell.
   """
+  if config.is_phased():
+    raise ValueError(
+      "`PROCEDURE` names phases, which may train different things. Add "
+      "--gin.PROCEDURE=None to compile the step of the run itself."
+    )
   macros = config.macros(WANTED)
   backbone = macros["BACKBONE"]
   if backbone is None:
@@ -107,35 +108,29 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
         "The configuration names no architecture; include a file of gin/backbones/."
       )
     backbone = load(macros["INITIAL_CHECKPOINT_PATH"]).backbone
-  prompt, lengths = macros["PROMPT"], macros["TASK_FEATURE_LENGTHS"]
-  backbone = backbone.recast(dropout_rate=macros["DROPOUT_RATE"])
-  segments, head = macros["PACK_SEGMENTS"], macros["HEAD"]
-  model = PromptedModel(backbone, prompt, segments, head=head)
-  layout = Layout.of(
-    model,
-    lengths["inputs"],
-    lengths["targets"],
-    macros["PROMPT_PLACE"],
-    macros["TRUNCATE"],
-  )
-  recipe = fit.Recipe(
-    trainable=tuple(macros["TRAINABLE"]),
-    objective=macros["OBJECTIVE"],
-    optimizer=macros["OPTIMIZER"],
-    plan=loop.Plan(1),
-    batch_size=macros["BATCH_SIZE"],
-    eval_batch_size=macros["EVAL_BATCH_SIZE"],
-    microbatches=macros["MICROBATCHES"],
-    pack_segments=macros["PACK_SEGMENTS"],
-    dropout=macros["DROPOUT_RATE"] > 0 or fit.drops(prompt, head),
-    sharding=macros["SHARDING"],
-  )
+  recipe = macros["RECIPE"]
+  check_honoured(recipe)
+  backbone = backbone.recast(dropout_rate=recipe.dropout_rate)
+  segments, head = recipe.pack_segments, macros["HEAD"]
+  model = PromptedModel(backbone, macros["PROMPT"], segments, head=head)
+  layout = macros["READING"].layout(model)
+  if recipe.cache_codes:
+    codes.check(model, recipe.trainable, False)
   labels = config.macro("LABELS") if "LABELS" in config.names() else None
   place = recipe.sharding.over(devices) if place is None else place
   output = macros["OUTPUT"] or outputs.writing(None, None, layout.targets)
   found = Job(model, layout, recipe, output, len(labels or (0, 1)), place)
   found.check()
   return found
+
+
+def check_honoured(recipe: Recipe) -> None:
+  """Raises ValueError for what cannot be known from shapes alone, by name."""
+  if recipe.buckets != 1:
+    raise ValueError(
+      f"`BUCKETS` is {recipe.buckets}, but lengths of buckets follow from the data, "
+      "which precompile does not read. Add --gin.BUCKETS=1 to compile the longest."
+    )
 
 
 def report(flags: Flags, recipe_flags: Sequence[str]) -> dict[str, Any]:

@@ -8,20 +8,16 @@ from typing import Any
 from prompt_tuning import arguments, keywords
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.features import ROUND, Layout
+from prompt_tuning.data.features import ROUND
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import config, fit, gin_state, loop, optimizer
+from prompt_tuning.engine.facts import card_facts, product_of
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import teachers as teaching
 from prompt_tuning.wishes import OUTPUTS, Wish, wished
 
 # Macros that a run here is made of.
-WANTED = (
-  "PROMPT HEAD TRAINABLE OBJECTIVE TRAIN_STEPS LOG_PERIOD EVAL_PERIOD BEST_METRIC "
-  "PATIENCE "
-  "BATCH_SIZE EVAL_BATCH_SIZE EVAL_EXAMPLES MICROBATCHES PACK_SEGMENTS BUCKETS "
-  "DROPOUT_RATE PROMPT_PLACE TRUNCATE TASK_FEATURE_LENGTHS SHARDING CACHE_CODES"
-)
+WANTED = "PROMPT HEAD RECIPE READING"
 
 
 class Quiet:
@@ -124,25 +120,19 @@ def _tuned(
   with gin_state.isolated():
     settings = _settings(wish, longest, loaded.name)
     text = config.text()
-  backbone = loaded.backbone.recast(dropout_rate=settings["DROPOUT_RATE"])
-  segments, head = settings["PACK_SEGMENTS"], settings["HEAD"]
-  prompted = PromptedModel(backbone, settings["PROMPT"], segments, head=head)
-  layout = Layout.of(
-    prompted,
-    settings["TASK_FEATURE_LENGTHS"]["inputs"],
-    settings["TASK_FEATURE_LENGTHS"]["targets"],
-    settings["PROMPT_PLACE"],
-    settings["TRUNCATE"],
-  )
-  recipe = _recipe(settings, wish.seed)
+  recipe = settings["RECIPE"]
   if objective is not None:
     recipe = dataclasses.replace(recipe, objective=objective)
+  backbone = loaded.backbone.recast(dropout_rate=recipe.dropout_rate)
+  segments, head = recipe.pack_segments, settings["HEAD"]
+  prompted = PromptedModel(backbone, settings["PROMPT"], segments, head=head)
+  layout = settings["READING"].layout(prompted)
   output = settings["OUTPUT"] if wish.validated or wish.headed else None
   fitted = fit.fit(
     *(prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder),
     teachers=teachers,
   )
-  card = fit.facts(loaded, wish.method, layout, task, text, output, recipe)
+  card = card_facts(loaded, wish.method, layout, task, text, output, recipe)
   if wish.guessed:
     card["task"]["labels_guessed"] = True
   given = {
@@ -157,39 +147,12 @@ def _tuned(
   if given:
     # What gin's text does not say.
     card["given"] = given
-  return fit.product_of(prompted, fitted.params, fitted.trainable, card, fitted.best)
+  return product_of(prompted, fitted.params, fitted.trainable, card, fitted.best)
 
 
 def _shown(value: Any) -> str:
   """What was given, without the addresses that differ between processes."""
   return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _recipe(settings: Mapping[str, Any], seed: int) -> fit.Recipe:
-  return fit.Recipe(
-    trainable=tuple(settings["TRAINABLE"]),
-    objective=settings["OBJECTIVE"],
-    optimizer=settings["OPTIMIZER"],
-    plan=loop.Plan(
-      settings["TRAIN_STEPS"],
-      settings["LOG_PERIOD"],
-      settings["EVAL_PERIOD"],
-      0,
-      settings["BEST_METRIC"],
-      settings["PATIENCE"],
-    ),
-    batch_size=settings["BATCH_SIZE"],
-    eval_batch_size=settings["EVAL_BATCH_SIZE"],
-    eval_examples=settings["EVAL_EXAMPLES"],
-    microbatches=settings["MICROBATCHES"],
-    pack_segments=settings["PACK_SEGMENTS"],
-    buckets=settings["BUCKETS"],
-    seed=seed,
-    dropout=settings["DROPOUT_RATE"] > 0
-    or fit.drops(settings["PROMPT"], settings["HEAD"]),
-    sharding=settings["SHARDING"],
-    cache_codes=settings["CACHE_CODES"],
-  )
 
 
 def _longest(task: Lists, vocabulary: Any) -> dict[str, int]:
@@ -207,12 +170,19 @@ def _settings(wish: Wish, longest: Mapping[str, int], name: str) -> dict[str, An
   files = _files(wish)
   config.parse(files, check=False)
   names = config.names()
+  if config.is_phased():
+    raise ValueError(
+      f"`method` is {wish.method!r}, a run of several phases, and tune trains one. Run "
+      "`python -m prompt_tuning.train` with its gin file."
+    )
   given = {name.upper(): value for name, value in wish.overrides.items()}
   by_hand = optimizer.as_is(wish.optimizer)
-  wanted = set(WANTED.split()) | ({"OPTIMIZER"} if by_hand is None else set())
+  wanted = set(WANTED.split())
   if isinstance(wish.output, str):
     wanted.add("OUTPUT")
-  keywords.check_reached(given, names, gin_state.reached(wanted), wish.method)
+  without = () if by_hand is None else ("OPTIMIZER",)
+  reached = gin_state.reached(wanted, without)
+  keywords.check_reached(given, names, reached, wish.method)
   bindings = {k: v for k, v in _defaults(wish, longest).items() if k in names}
   lengths = given.get("TASK_FEATURE_LENGTHS", {})
   bindings |= given | {"TASK_FEATURE_LENGTHS": {**longest, **lengths}}
@@ -224,11 +194,11 @@ def _settings(wish: Wish, longest: Mapping[str, int], name: str) -> dict[str, An
   config.parse(files, lines)
   settings = config.macros(" ".join(sorted(wanted)))
   settings.setdefault("OUTPUT", wish.output)
-  settings.setdefault("OPTIMIZER", by_hand)
+  recipe = settings["RECIPE"]
   if by_hand is None and wish.optimizer and not isinstance(wish.optimizer, str):
-    settings["OPTIMIZER"] = dataclasses.replace(
-      settings["OPTIMIZER"], rule=wish.optimizer
-    )
+    by_hand = dataclasses.replace(recipe.optimizer, rule=wish.optimizer)
+  if by_hand is not None:
+    settings["RECIPE"] = dataclasses.replace(recipe, optimizer=by_hand)
   return settings
 
 

@@ -36,7 +36,7 @@ from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import stack_layers
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.engine import report, sharding
-from prompt_tuning.engine.fit import Recipe
+from prompt_tuning.engine.recipe import Recipe
 
 # Four heads: a model axis of 8 cannot divide them, and leaves them whole.
 CONFIG = T5Config(64, 16, 4, 4, 32, 2, 2)

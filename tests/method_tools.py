@@ -30,7 +30,8 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.batches import stack
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.packing import pack
-from prompt_tuning.engine import config, fit, optimizer, sharding, state, step
+from prompt_tuning.engine import config, optimizer, sharding, state, step
+from prompt_tuning.engine.ready import Places
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 METHODS = config.methods()
@@ -423,7 +424,7 @@ class Taken:
   first: dict[str, np.ndarray]
   last: dict[str, np.ndarray]
   program: Any
-  places: fit.Places
+  places: Places
 
 
 def take_steps(
@@ -434,9 +435,7 @@ def take_steps(
   run, (begin, frozen, batch, key) = one.training(microbatches=microbatches)
   trainable, _ = one.split
   axes = one.model.logical_axes(one.params)
-  places = fit.Places(
-    place.tree(frozen, axes), place.tree(trainable, axes, trains=True)
-  )
+  places = Places(place.tree(frozen, axes), place.tree(trainable, axes, trains=True))
   held = place.beside(begin, trainable, places.trainable)
   places = dataclasses.replace(places, state=held)
   before = jax.tree.map(np.array, frozen)

@@ -88,7 +88,7 @@ def test_plain_overrides_act(sentence):
   assert found["model"].segments == 2
   assert (layout.inputs, layout.targets, layout.truncate) == (40, 16, True)
   assert layout.place == "end"
-  assert recipe.dropout and found["model"].backbone.config.dropout_rate == 0.5
+  assert recipe.dropout_rate and found["model"].backbone.config.dropout_rate == 0.5
   assert (recipe.plan.log_period, recipe.plan.patience, recipe.batch_size) == (7, 4, 8)
 
 
@@ -431,7 +431,7 @@ def test_the_verb_drops_at_its_rate_without_a_backbone_file(
   seen = []
 
   def stop(prompted, params, vocabulary, task, layout, recipe, output, teachers):
-    seen.append((prompted.backbone.config.dropout_rate, recipe.dropout))
+    seen.append((prompted.backbone.config.dropout_rate, recipe.dropout_rate > 0))
     raise Seen
 
   monkeypatch.setattr(fit, "prepare", stop)

@@ -25,7 +25,8 @@ ARROWS = {
   "objectives": {"core", "decoding"},
   "backbones": {"core"},
   "data": {"core"},
-  "engine": {"core", "data", "decoding", "outputs", "objectives"},
+  "procedures": {"core"},
+  "engine": {"core", "data", "decoding", "outputs", "objectives", "procedures"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -12,6 +12,9 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.data.features import Layout, pad
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import codes, evaluate, fit, loop, optimizer, step
+from prompt_tuning.engine import ready as readying
+from prompt_tuning.engine.ready import prepare
+from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 
@@ -47,7 +50,7 @@ def fed(case):
 
   (model, layout, first batch, validation examples as evaluated, words said)
   """
-  recipe = fit.Recipe(
+  recipe = Recipe(
     trainable=("prompt",),
     objective=CrossEntropy(),
     optimizer=optimizer.Optimizer(optimizer.Adafactor(), optimizer.constant(0.1)),
@@ -71,11 +74,11 @@ def fed(case):
     seen["examples"] = examples
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(fit, "initial_params", lambda *_: case.params)
+    patch.setattr(readying, "initial_params", lambda *_: case.params)
     patch.setattr(loop, "run", train)
     patch.setattr(evaluate.Evaluator, "scores", scores)
     backbone = case.params["backbone"]
-    ready = fit.prepare(model, backbone, Letters(), task, layout, recipe, None)
+    ready = prepare(model, backbone, Letters(), task, layout, recipe, None)
     fit.run(ready, SimpleNamespace(say=words.append))
   return model, layout, seen["batch"], seen["examples"], words
 

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import compilation, fit
+from prompt_tuning.engine.ready import Places
+from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.engine.sharding import DEFAULT
 
 
@@ -180,8 +183,8 @@ def test_a_step_tells_the_positions_of_a_device_at_once(monkeypatch):
 
   monkeypatch.setattr(compilation, "options", options)
   place = DEFAULT.over(jax.devices()[:1])
-  recipe = fit.Recipe(("prompt",), None, None, None, batch_size=12, microbatches=3)
+  recipe = Recipe(("prompt",), None, None, None, batch_size=12, microbatches=3)
   layout = Layout(inputs=28, targets=2, encoder_prompt=4)
-  nowhere = fit.Places(None, None, place.replicated)
-  fit.compiled_step(None, recipe, layout, None, place, nowhere)
+  nowhere = Places(None, None, place.replicated)
+  fit.compiled_step(PromptedModel(None), recipe, layout, None, place, nowhere)
   assert seen == [(place.platform, 4 * 32)]

@@ -34,6 +34,8 @@ from prompt_tuning.engine import (
   step,
 )
 from prompt_tuning.engine.log import Log
+from prompt_tuning.engine.ready import places
+from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.inits import uniform
 from prompt_tuning.interop.load import load
 from prompt_tuning.objectives import objective as objectives
@@ -589,7 +591,7 @@ def test_batches_must_divide():
 
 def toy_run(params, task, vocabulary, eval_period=0, **settings):
   """(what fit gives, what was kept, the recorder)."""
-  recipe = fit.Recipe(
+  recipe = Recipe(
     trainable=("prompt",),
     objective=CrossEntropy(),
     optimizer=optimizer.Optimizer(optimizer.Adafactor(), optimizer.constant(0.3)),
@@ -758,13 +760,13 @@ def test_the_report_lists_every_parameter(tmp_path, tiny_folder):
   loaded = load(tiny_folder)
   prompt = Prompt(3, Dense(uniform.symmetric(0.5)), "encoder.input")
   model = PromptedModel(loaded.backbone, prompt)
-  recipe = fit.Recipe(
+  recipe = Recipe(
     ("prompt",), None, None, None, sharding=sharding.Sharding(rules=[("batch", "data")])
   )
   place, transform = recipe.sharding.over(), optimizer.AdamW()(lambda step: 0.1)
   params = {"backbone": loaded.params, "prompt": model.prompt_shapes(loaded.params)}
-  places = fit.places(model, params, ("prompt",), transform, place)
-  text = report.info_text(model, params, recipe, transform, place, places)
+  found = places(model, params, ("prompt",), transform, place)
+  text = report.info_text(model, params, recipe, transform, place, found)
   (tmp_path / "model-info.txt").write_text(text)
   lines = (tmp_path / "model-info.txt").read_text().splitlines()
   frozen, trains = branches.count(loaded.params), 3 * 16

@@ -19,7 +19,9 @@ from prompt_tuning.core import describe
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.decoding import score
-from prompt_tuning.engine import config, fit, loop, optimizer, product, step
+from prompt_tuning.engine import config, loop, optimizer, product, step
+from prompt_tuning.engine.facts import product_of
+from prompt_tuning.engine.recipe import drops
 
 # (test, places) -> the method that it ran with.
 FIRST = {}
@@ -264,7 +266,7 @@ def equations(jaxpr, found=None):
 
 
 def test_step_is_one_program_without_frozen_gradients(case):
-  run, (begin, frozen, batch, key) = case.training(dropout=fit.drops(case.model.prompt))
+  run, (begin, frozen, batch, key) = case.training(dropout=drops(case.model.prompt))
   program, shapes = jax.make_jaxpr(run, return_shape=True)(begin, frozen, batch, key)
   # The frozen branch is an argument, no constant; nothing calls back to the host.
   assert sum(np.size(constant) for constant in program.consts) < tools.H
@@ -300,7 +302,7 @@ def count_by_name(steps):
 def test_saved_and_loaded_gives_the_same_logits(case, tmp_path):
   trained, _ = case.split
   best = loop.Best(3, {"loss": 0.5})
-  saved = fit.product_of(case.model, case.params, trained, {"method": "m"}, best)
+  saved = product_of(case.model, case.params, trained, {"method": "m"}, best)
   saved.save(tmp_path / "prompt")
   loaded = product.load(tmp_path / "prompt")
   assert loaded.parameters == branches.count(trained)

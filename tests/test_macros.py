@@ -206,8 +206,13 @@ def test_one_target_position_is_an_end_mark(refused):
 
 def test_arguments_bound_in_a_file_are_asked_too(refused):
   text = "from __gin__ import dynamic_registration\nfrom prompt_tuning import train\n"
-  line = refused("train", text=f"{text}train.train.batch_size = 4.0\n")
-  assert "`train.train.batch_size` is 4.0" in line and "Give 4." in line
+  records = (
+    "from prompt_tuning.engine import loop\nfrom prompt_tuning.engine import recipe\n"
+  )
+  line = refused("train", text=f"{text}{records}recipe.Recipe.batch_size = 4.0\n")
+  assert "`recipe.Recipe.batch_size` is 4.0" in line and "Give 4." in line
+  line = refused("train", text=f"{text}{records}loop.Plan.steps = -1\n")
+  assert "`loop.Plan.steps` is -1" in line and "steps in all" in line
   line = refused("train", text=f"{text}train.train.task = None\n")
   assert "`train.train.task` is None" in line
 

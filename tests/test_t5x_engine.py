@@ -34,7 +34,8 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import config, evaluate, fit, optimizer, state, step
+from prompt_tuning.engine import config, evaluate, optimizer, state, step
+from prompt_tuning.engine.ready import initial_params
 from prompt_tuning.interop import load, prompts, t5x
 from prompt_tuning.interop.t5x_engine import product, tree
 from prompt_tuning.interop.t5x_engine.model import PromptModel
@@ -150,7 +151,7 @@ def test_only_the_prompt_moves_and_our_reader_loads_it(trained, upstream, vocabu
   loaded = load.load(str(upstream), vocabulary=vocabulary)
   config.parse(["gin/methods/prompt_tuning.gin"], [f"PROMPT_LENGTH = {LENGTH}"])
   model = PromptedModel(loaded.backbone, config.macro("PROMPT"))
-  ours = fit.initial_params(model, loaded.params, vocabulary, seed=0)["prompt"]
+  ours = initial_params(model, loaded.params, vocabulary, seed=0)["prompt"]
   np.testing.assert_array_equal(ours["parameterise"]["prompt"][0], first)
 
 

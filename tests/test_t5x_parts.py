@@ -21,7 +21,7 @@ from prompt_tuning.data import features, vocabularies
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.data.mixtures import Mixture
 from prompt_tuning.data.registered import Registered
-from prompt_tuning.engine import fit
+from prompt_tuning.engine.ready import initial_params
 from prompt_tuning.heads.pooled import Pooled
 from prompt_tuning.interop import t5x
 from prompt_tuning.interop.t5x_engine import __main__ as room
@@ -109,7 +109,7 @@ def test_every_method_has_a_place_and_axes_in_the_tree_of_t5x(name, tmp_path):
   assert set(backbone) < set(flat)
   extra = set(flat) - set(backbone)
   ours = {f"prompt/{path}" for path in branches.flatten(case.params["prompt"])}
-  plain = name in ("prompt_tuning", "infoprompt")
+  plain = name in ("prompt_tuning", "infoprompt", "spot")
   assert extra == ({"encoder/prompt/prompt/prompt"} if plain else ours)
   found = names_of(
     tree.axes(tools.BACKBONE.logical_axes(), case.params["prompt"], prompt)
@@ -132,7 +132,7 @@ def test_the_first_prompt_is_that_of_our_engine(name, tmp_path):
   class Vocabulary:
     encode = staticmethod(tools.encode)
 
-  wanted = fit.initial_params(model, weights, Vocabulary(), seed=4)["prompt"]
+  wanted = initial_params(model, weights, Vocabulary(), seed=4)["prompt"]
   table = start.table(str(tmp_path / "model"))
   found = start.draw(model, table, tools.encode, seed=4)
   jax.tree.map(tools.assert_close, found, wanted)

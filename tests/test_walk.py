@@ -130,7 +130,7 @@ WRONG = [
   ("train", "MODEL_DIR", "MODLE_DIR", "Did you mean 'MODEL_DIR'?"),
   ("train", "PROMPT_LENGTH", "PROMPT_LENGHT", "Did you mean 'PROMPT_LENGTH'?"),
   ("train", "PROMPT_LENGTH", "prompt_length", "Did you mean 'PROMPT_LENGTH'?"),
-  ("train", "PROMPT_LENGTH", "train.train.prompt_length", "'prompt_length'"),
+  ("train", "PROMPT_LENGTH", "train.train.prompt_length", "--gin.PROMPT_LENGTH=5."),
   ("eval", "PROMPT_DIR", "PROMT_DIR", "Did you mean 'PROMPT_DIR'?"),
   ("eval", "EVAL_DIR", "EVALDIR", "Did you mean 'EVAL_DIR'?"),
   ("eval", "SPLIT", "SPLITS", "Did you mean 'SPLIT'?"),

@@ -14,7 +14,9 @@ from prompt_tuning.core.format import SEGMENTS
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import evaluate, fit, heads, sharding, terms
-from prompt_tuning.objectives.objective import Words, bound, parts
+from prompt_tuning.engine.ready import Places, places, state_shapes
+from prompt_tuning.engine.recipe import Recipe
+from prompt_tuning.objectives.objective import Words, bound, judged, parts
 
 PROGRAMS = ("train", "eval", "decode")
 
@@ -31,7 +33,7 @@ class Job:
 
   model: PromptedModel
   layout: Layout
-  recipe: fit.Recipe
+  recipe: Recipe
   output: Any
   labels: int
   place: sharding.Placement
@@ -85,10 +87,10 @@ class Job:
     return self.recipe.optimizer.build(trains)
 
   @functools.cached_property
-  def places(self) -> fit.Places:
+  def places(self) -> Places:
     """Where everything lives."""
     trainable = self.trainable
-    return fit.places(self.model, self.params, trainable, self.transform, self.place)
+    return places(self.model, self.params, trainable, self.transform, self.place)
 
   def lower(self, program: str) -> Any:
     """One of `PROGRAMS`, lowered."""
@@ -97,7 +99,7 @@ class Job:
   def _train(self) -> Any:
     recipe = self.recipe
     trains, frozen = branches.split(self.params, self.trainable)
-    begin = fit.state_shapes(trains, self.transform)
+    begin = state_shapes(trains, self.transform)
     recipe = dataclasses.replace(recipe, objective=self.objective)
     run = fit.compiled_step(
       self.model, recipe, self.layout, self.transform, self.place, self.places
@@ -112,7 +114,7 @@ class Job:
 
   def _eval(self) -> Any:
     evaluator = evaluate.Evaluator(
-      self._alone, self.objective, self.layout, None, None, None, 1, self.place
+      self._alone, judged(self.objective), self.layout, None, None, None, 1, self.place
     )
     return evaluator.loss_step.lower(self._whole, self.batch(self._size))
 
@@ -162,10 +164,20 @@ class Job:
       shapes["task"] = each, "int32"
     if self.model.head is not None:
       shapes["labels"] = heads.labels(self.model, self.recipe.objective, each)
-    return {
+    batch = {
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.by_rows)
       for name, (shape, dtype) in shapes.items()
     }
+    if self.recipe.cache_codes:
+      batch["code"] = self._code(batch, size, segments)
+    return batch
+
+  def _code(self, batch: Any, size: int, segments: int) -> jax.ShapeDtypeStruct:
+    """What `engine.codes` adds to each row of a batch."""
+    model = dataclasses.replace(self.model, segments=segments)
+    made = jax.eval_shape(model.codes, self.params, batch)
+    shape = (size, *(() if segments == 1 else (segments,)), made.shape[-1])
+    return jax.ShapeDtypeStruct(shape, made.dtype, sharding=self.place.by_rows)
 
 
 def _at(shapes: Any, places: Any) -> Any:

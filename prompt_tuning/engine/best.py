@@ -50,7 +50,7 @@ def earlier(folder: Any, first: int, say: Callable[[str], None]) -> Best:
     same = place in found and found[place].step == best.step
     if same or _later(folder / place, first):
       continue
-    _copy(folder / source, folder / place)
+    copy(folder / source, folder / place)
     if place == PRODUCT:
       say(f"{folder / PRODUCT} is put back from step {best.step}.")
   return best
@@ -107,7 +107,8 @@ def _shapes(path: Any) -> dict[str, list[int]]:
     raise records.DamagedError(f"prompt.safetensors: {error}") from error
 
 
-def _copy(source: Any, target: Any) -> None:
+def copy(source: Any, target: Any) -> None:
+  """Puts the files of a product into another folder, whole."""
   with whole_folder(target, lambda folder: _FILES) as aside:
     for name in _FILES:
       (aside / name).write_bytes(current(source, name).read_bytes())

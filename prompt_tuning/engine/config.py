@@ -19,7 +19,13 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from prompt_tuning.engine import compilation, distributed, gin_files, gin_values
+from prompt_tuning.engine import (
+  compilation,
+  distributed,
+  gin_files,
+  gin_state,
+  gin_values,
+)
 from prompt_tuning.engine import flags as flags_
 from prompt_tuning.engine import macros as known_macros
 from prompt_tuning.engine.explain import ConfigError, missing_file, nearest, unparsed
@@ -70,12 +76,14 @@ def _check_bound(verb: Callable[..., Any]) -> None:
       f'Add include "gin/{name}.gin" at the top of the gin file, or '
       f"--gin_file=gin/{name}.gin first."
     )
-  read = {gin_values.read_macro(value) for value in bound.values()}
+  direct = {gin_values.read_macro(value) for value in bound.values()}
+  read = gin_state.reached(direct - {None})
   values = gin_values.plain().items()
   _refuse(known_macros.check({k: v for k, v in values if k in read}, needed=True))
-  for argument, value in gin_values.plain_arguments(verb).items():
-    shown = f"{name}.{verb.__qualname__}.{argument}"
-    _refuse(known_macros.wrong(argument.upper(), value, shown))
+  for owner, function in gin_values.records(verb).items():
+    for argument, value in gin_values.plain_arguments(function).items():
+      macro = gin_values.ARGUMENTS.get(argument, argument.upper())
+      _refuse(known_macros.wrong(macro, value, f"{owner}.{argument}"))
 
 
 def _refuse(wrong: str | None) -> None:
@@ -187,6 +195,11 @@ def names() -> set[str]:
   return set(gin_values.bound()) | gin_values.references()
 
 
+def is_phased() -> bool:
+  """Whether the configuration describes a run of several phases."""
+  return gin_values.plain().get("PROCEDURE") is not None
+
+
 def macros(wanted: str) -> dict[str, Any]:
   """Values of several macros, given as words of one text."""
   return {name: macro(name) for name in wanted.split()}
@@ -212,7 +225,8 @@ def _parse_binding(binding: str, known: set[str]) -> None:
   except (SyntaxError, *_ENDLESS) as error:
     raise ConfigError(_no_value(name, value)) from error
   except _WRONG as error:
-    if "." in name and "values to unpack" in str(error):
+    moved = "parameter named" in str(error) and name.rpartition(".")[2].upper() in known
+    if "." in name and ("values to unpack" in str(error) or moved):
       raise ConfigError(_no_argument(name, value, known)) from error
     raise ConfigError(_explain(error)) from error
 

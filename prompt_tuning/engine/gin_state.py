@@ -5,7 +5,7 @@ Only this file and `engine/config.py` import gin.
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import gin
@@ -90,10 +90,16 @@ def _fresh() -> None:
   )
 
 
-def reached(wanted: set[str]) -> set[str]:
-  """Macros that these macros are made of, themselves included."""
+def reached(wanted: set[str], without: Collection[str] = ()) -> set[str]:
+  """Macros that these macros are made of, themselves included.
+
+  Args:
+    wanted: where to begin. without: macros that are left out, with what they alone are
+      made of.
+  """
   config = gin_config._CONFIG
-  found: set[tuple[str, str]] = set()
+  left_out = {(name, "gin.macro") for name in without}
+  found = set(left_out)
   open_ = [(name, "gin.macro") for name in wanted]
   while open_:
     key = open_.pop()
@@ -106,4 +112,4 @@ def reached(wanted: set[str]) -> set[str]:
       if other == selector and (at == scope or not at):
         for reference in gin_config.iterate_references(parameters):
           open_.append(reference.config_key)
-  return {scope for scope, selector in found if selector == "gin.macro"}
+  return {scope for scope, selector in found - left_out if selector == "gin.macro"}

@@ -9,6 +9,17 @@ from gin import config as gin_config
 from prompt_tuning.engine.explain import ConfigError
 from prompt_tuning.engine.kinds import Made
 
+# Arguments of a run's records that bear another name than their macros.
+ARGUMENTS = {
+  "steps": "TRAIN_STEPS",
+  "metric": "BEST_METRIC",
+  "lengths": "TASK_FEATURE_LENGTHS",
+  "place": "PROMPT_PLACE",
+  "checkpoint": "INITIAL_CHECKPOINT_PATH",
+}
+# Where such records are defined.
+RECORDS = ("prompt_tuning.engine.recipe", "prompt_tuning.engine.loop")
+
 
 class _UnsetError(Exception):
   """A value hangs on a macro that is not set."""
@@ -32,6 +43,17 @@ def arguments(function: Callable[..., Any]) -> dict[str, Any]:
     if selector == name
     for argument, value in parameters.items()
   }
+
+
+def records(verb: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+  """Name, such as "recipe.Recipe" -> who takes arguments: a verb and its records."""
+  found = {f"{verb.__module__.rsplit('.', 1)[-1]}.{verb.__qualname__}": verb}
+  for (_, selector), _ in gin_config._CONFIG.items():
+    module, _, name = selector.rpartition(".")
+    if module in RECORDS:
+      short = f"{module.rsplit('.', 1)[-1]}.{name}"
+      found[short] = gin_config._REGISTRY[selector].wrapped
+  return found
 
 
 def read_macro(value: Any) -> str | None:

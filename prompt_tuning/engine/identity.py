@@ -36,14 +36,31 @@ def of(loaded: Any, task: Any, vocabulary: Any, trains: bool) -> Identity:
     loaded: backbone (`interop.load.Loaded`). task: `data.task.TextTask`.
     vocabulary: of the backbone. trains: whether the training split is read.
   """
-  architecture = json.dumps(loaded.backbone.architecture, sort_keys=True)
   validated = "validation" in task.splits
   return {
     _TRAIN: data(task, vocabulary, "train") if trains else None,
     _VALIDATION: data(task, vocabulary, "validation") if validated else None,
+    **frozen(loaded, vocabulary),
+  }
+
+
+def frozen(loaded: Any, vocabulary: Any) -> Identity:
+  """The identity of what no phase of a run changes: backbone and vocabulary."""
+  architecture = json.dumps(loaded.backbone.architecture, sort_keys=True)
+  return {
     "backbone": f"weights {loaded.fingerprint}, architecture {_digest([architecture])}",
     "vocabulary": words(vocabulary),
   }
+
+
+def arrays(given: Mapping[str, np.ndarray]) -> str:
+  """How many arrays there are and a digest of their paths and numbers."""
+  found = hashlib.sha256()
+  for path, value in sorted(given.items()):
+    value = np.asarray(value)
+    found.update(f"{path} {value.shape} {value.dtype} ".encode())
+    found.update(np.ascontiguousarray(value).tobytes())
+  return f"{len(given)} arrays {found.hexdigest()[:16]}"
 
 
 def data(task: Any, vocabulary: Any, split: str) -> str | None:

@@ -18,6 +18,7 @@ from prompt_tuning.engine import distributed
 CODES = {
   number: 128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 }
+NOTHING = "Told to end before training began; nothing was written."
 # Seconds within which a signal counts once: `timeout`, for one, sends it to the process
 # and then to its group.
 ONCE = 0.25
@@ -78,12 +79,12 @@ class Told:
 
 
 @contextlib.contextmanager
-def before_training() -> Iterator[None]:
+def before_training(said: str = NOTHING) -> Iterator[None]:
   """Ctrl-C before there is anything to save ends in a line, not in a traceback."""
   try:
     yield
   except KeyboardInterrupt:
-    print("Told to end before training began; nothing was written.", file=sys.stderr)
+    print(said, file=sys.stderr)
     raise SystemExit(CODES[signal.SIGINT]) from None
 
 

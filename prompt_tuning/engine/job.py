@@ -21,7 +21,9 @@ from prompt_tuning.engine import (
   state,
 )
 from prompt_tuning.engine.checkpoint import Checkpoints
+from prompt_tuning.engine.facts import product_of
 from prompt_tuning.engine.log import Log, Silent
+from prompt_tuning.engine.ready import Ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +33,14 @@ class Job:
   Attributes:
     folder: MODEL_DIR, here or remote. configuration: all of it, as text.
     hangs_on: data, backbone and vocabulary, see `engine.identity`.
-    ready: of `fit.prepare`. facts: of `fit.facts`.
+    ready: of `ready.prepare`. facts: of `card_facts`.
     tensorboard: also write TensorBoard events.
   """
 
   folder: Any
   configuration: str
   hangs_on: identity.Identity
-  ready: fit.Ready
+  ready: Ready
   facts: dict[str, Any]
   tensorboard: bool = True
 
@@ -83,7 +85,7 @@ class Job:
         if distributed.is_first():
           report.model_info(self.folder, self.ready)
         fitted = fit.run(
-          self.ready, log, checkpoints, self._keep, best, told, begin, owed
+          self.ready, log, checkpoints, self.keep, best, told, begin, owed
         )
         if checkpoints is not None:
           checkpoints.wait()
@@ -105,9 +107,10 @@ class Job:
       return Silent()
     return Log(self.folder, self.plan.steps, first, self.tensorboard)
 
-  def _keep(self, params: Any, trained: Any, best: loop.Best) -> None:
+  def keep(self, params: Any, trained: Any, best: loop.Best) -> None:
+    """Writes the product of a state."""
     if distributed.is_first():
-      made = fit.product_of(self.ready.model, params, trained, self.facts, best)
+      made = product_of(self.ready.model, params, trained, self.facts, best)
       kept.save(self.folder, made)
 
   def _finished(self, begin: state.TrainState, best: loop.Best, log: Any) -> fit.Fitted:
@@ -116,7 +119,7 @@ class Job:
     step = int(begin.step)
     if distributed.is_first():
       if best.scores is None and not kept.holds(self.folder, step):
-        self._keep(fitted.params, fitted.trainable, loop.Best(step))
+        self.keep(fitted.params, fitted.trainable, loop.Best(step))
         if self.ready.validation is not None:
           log.say(f"The best step is unknown; the last one, {step}, takes its place.")
       if not (self.folder / "learning-curve.png").is_file():
@@ -141,6 +144,6 @@ class Job:
       log.say(f"{self._product()}   curve: {curve}")
 
 
-def _known(folder: Any, ready: fit.Ready, first: int) -> list[Any]:
+def _known(folder: Any, ready: Ready, first: int) -> list[Any]:
   said: list[str] = []
   return [*resume.known(folder, ready, first, said.append), said]

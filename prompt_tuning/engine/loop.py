@@ -41,26 +41,42 @@ class Plan:
 
   Attributes:
     steps: TRAIN_STEPS.
-    log_period, eval_period, save_period: in steps; 0 for only at the end.
+    log_period, eval_period, save_period: in steps; 0 for only at the end. None for
+      save_period chooses, see `save_period`.
     metric: validation score that decides which prompt is best (higher is better, but
       for names that hold "loss").
     patience: evaluations without a new best before training stops; 0 for never.
+    keep: which step is the product, "best" or "last".
   """
 
   steps: int
   log_period: int = 50
   eval_period: int = 0
-  save_period: int = 0
+  save_period: int | None = 0
   metric: str = "loss"
   patience: int = 0
+  keep: str = "best"
 
   def __post_init__(self) -> None:
     for name in ("steps", "log_period", "eval_period", "save_period", "patience"):
-      if getattr(self, name) < 0:
+      if (getattr(self, name) or 0) < 0:
         raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+
+  @property
+  def saves(self) -> int:
+    """Steps between checkpoints; 0 for only at the end."""
+    if self.save_period is None:
+      return save_period(self.steps, self.log_period)
+    return self.save_period
 
   def due(self, step: int, period: int) -> bool:
     return step == self.steps or (period > 0 and step % period == 0)
+
+  def takes(self, step: int, new: Scores, old: Scores | None) -> bool:
+    """Whether the state of a step, evaluated, is the product so far."""
+    if self.keep == "last":
+      return step == self.steps
+    return self.better(new, old)
 
   def better(self, new: Scores, old: Scores | None) -> bool:
     """Whether scores beat the best so far; NaN, or none where a metric failed, never.
@@ -147,7 +163,7 @@ def run(
     except UnfinishedError:
       return False
     # The line comes last: where it is missing, the evaluation is owed.
-    if plan.better(scores, best.scores):
+    if plan.takes(number, scores, best.scores):
       best = Best(number, scores)
       if keep is not None:
         keep(state, scores)
@@ -177,7 +193,7 @@ def run(
       recorder.step(number)
       evaluates = evaluate is not None and plan.due(number, plan.eval_period)
       told = number < plan.steps and stop(number)
-      saves = save is not None and (told or plan.due(number, plan.save_period))
+      saves = save is not None and (told or plan.due(number, plan.saves))
       if plan.due(number, plan.log_period) or evaluates or saves:
         _report(number, metrics, rate, recorder)
         metrics = None

@@ -2,7 +2,7 @@
 
 A new macro is one row of `TABLE`: its kind (see `engine.kinds`), its meaning, and
 where the kind cannot say it, the fix. Defaults stand in the gin files alone. A macro
-that one method brings is no row here but a line in the head of its gin file:
+that one method or procedure brings is no row here but a line in the head of its file:
 
   # RANK: a whole number from 1; ranks of each change.
 """
@@ -104,6 +104,11 @@ TABLE: dict[str, Row] = {
     "how answers are made",
     "Include a file of gin/outputs/.",
   ),
+  "RECIPE": Row(made("@recipe.Recipe()"), "how a run trains, as one record"),
+  "PROCEDURE": Row(
+    optional(made("@staged.Staged()")), "the phases of a run; None for one"
+  ),
+  "READING": Row(made("@recipe.Reading()"), "how examples become rows"),
   "TRAINABLE": Row(texts('("prompt",)'), "branches of the parameters that train"),
   # Numbers of a run.
   "TRAIN_STEPS": Row(whole(0), "steps in all; 0 evaluates only"),
@@ -321,6 +326,12 @@ STATED: dict[str, Kind] = {
   "a number above 0": number(above=0),
   "a number above 0, or None": optional(number(above=0)),
   "a share below 1": _share,
+  "shares below 1": sequence("(0.3, 0.5)", _share.accepts),
+  "a whole number from 1, or None": optional(whole(1)),
+  "a task": made("@files.Files()"),
+  "named tasks": mapping(
+    '{"topic": @files.Files()}', lambda value: isinstance(value, Made)
+  ),
   "True or False": flag(),
   "a text": text(),
   "texts": texts('["a", "b"]'),
@@ -329,7 +340,7 @@ STATED: dict[str, Kind] = {
 
 
 def stated() -> dict[str, Row]:
-  """Rows that the heads of the library's methods and objectives state.
+  """Rows that the heads of methods, objectives and procedures state.
 
   Raises:
     ValueError: for a kind that is none of `STATED`.
@@ -343,10 +354,11 @@ def stated() -> dict[str, Row]:
         raise ValueError(
           f"{name} says that {macro} is {kind!r}; say one of {list(STATED)}."
         )
-      found[macro] = Row(STATED[kind], meaning)
+      # A task that is asked for may be open until a verb runs.
+      found[macro] = Row(STATED[kind], meaning, later=kind == "a task")
   return found
 
 
-_SENTENCES = ("gin/methods/", "gin/objectives/")
+_SENTENCES = ("gin/methods/", "gin/objectives/", "gin/procedures/")
 _LINE = re.compile(r"^# ([A-Z][A-Z0-9_]+): ([^;\n]+); (.+?)\.?$", re.MULTILINE)
 TABLE |= stated()

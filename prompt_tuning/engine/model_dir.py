@@ -14,6 +14,7 @@ WRITES = (
   "learning-curve.png",
   "metrics.jsonl",
   "model-info.txt",
+  "phases",
   "prompt",
   identity.NAME,
 )
@@ -57,9 +58,72 @@ MAY_CHANGE = {
 }
 
 
+# Arguments that runs of before bound to the verb itself, and where they are now.
+_PLAN = {
+  "train_steps": "steps",
+  "log_period": "log_period",
+  "eval_period": "eval_period",
+  "save_period": "save_period",
+  "best_metric": "metric",
+  "patience": "patience",
+}
+_READING = {
+  "task_feature_lengths": "lengths",
+  "prompt_place": "place",
+  "truncate": "truncate",
+}
+_ORIGIN = {
+  "backbone": "backbone",
+  "initial_checkpoint_path": "checkpoint",
+  "vocabulary": "vocabulary",
+}
+_RECIPE = (
+  "trainable objective optimizer batch_size eval_batch_size eval_examples microbatches "
+  "pack_segments buckets cache_codes dropout_rate seed sharding"
+).split()
+MOVED = {
+  **{f"train.train.{old}": f"loop.Plan.{new}" for old, new in _PLAN.items()},
+  **{f"train.train.{old}": f"recipe.Reading.{new}" for old, new in _READING.items()},
+  **{f"train.train.{old}": f"recipe.Origin.{new}" for old, new in _ORIGIN.items()},
+  **{f"train.train.{name}": f"recipe.Recipe.{name}" for name in _RECIPE},
+}
+# Bindings that came with them: what a run of before would have said.
+SINCE = {
+  "RECIPE": "@recipe.Recipe()",
+  "PROCEDURE": "None",
+  "TEACHERS": "{}",
+  "train.train.teachers": "%TEACHERS",
+  "train.train.procedure": "%PROCEDURE",
+  "READING": "@recipe.Reading()",
+  "recipe.Recipe.plan": "@loop.Plan()",
+  "train.train.recipe": "%RECIPE",
+  "train.train.reading": "%READING",
+  "train.train.origin": "@recipe.Origin()",
+}
+
+
+def modern(configuration: str) -> str:
+  """A configuration that was written before records held a run's numbers, as today's.
+
+  One of today is given back as it is.
+  """
+  found = explain.bindings(configuration)
+  if not MOVED.keys() & found.keys():
+    return configuration
+  lines = {MOVED.get(name, name): value for name, value in found.items()}
+  return "\n".join(f"{k} = {v}" for k, v in {**SINCE, **lines}.items())
+
+
+def _may_change(configuration: str) -> tuple[str, ...]:
+  """Bindings that may be others when a run goes on."""
+  phased = explain.bindings(configuration).get("PROCEDURE", "None") != "None"
+  # A phase that is done would have been shorter or longer.
+  return tuple(name for name in MAY_CHANGE if not phased or name != "TRAIN_STEPS")
+
+
 def settled(configuration: str) -> str:
   """The bindings of a configuration that may not change, as text."""
-  found = explain.bindings(configuration, tuple(MAY_CHANGE))
+  found = explain.bindings(configuration, _may_change(configuration))
   return "\n".join(f"{name} = {value}" for name, value in sorted(found.items()))
 
 
@@ -97,7 +161,9 @@ def _check_run(
         "so what they belong to is unknown. Choose another folder, or move them away."
       )
     return
-  differ = explain.differing_lines(_read(written), configuration, tuple(MAY_CHANGE))
+  before = modern(_read(written))
+  free = _may_change(configuration)
+  differ = explain.differing_lines(before, configuration, free)
   if differ:
     raise ValueError(
       f"`MODEL_DIR` {str(folder)!r} holds a run of another configuration "

@@ -163,6 +163,23 @@ class Optimizer:
         f"name {both}. State the schedule in the group: Group(schedule=...)."
       )
 
+  def stretched(self, share: float) -> "Optimizer":
+    """The same with schedules that take 1 / `share` times as many steps."""
+
+    def longer(schedule: Schedule | None) -> Schedule | None:
+      if schedule is None:
+        return None
+      return lambda step: schedule(step * share)
+
+    own = {name: longer(one) for name, one in self.branch_schedules.items()}
+    groups = {
+      name: dataclasses.replace(group, schedule=longer(group.schedule))
+      for name, group in self.groups.items()
+    }
+    return dataclasses.replace(
+      self, schedule=longer(self.schedule), branch_schedules=own, groups=groups
+    )
+
   def build(self, trainable: Any) -> optax.GradientTransformation:
     """The transformation for a trainable tree.
 
@@ -194,6 +211,10 @@ class AsIs:
   transform: optax.GradientTransformation
 
   schedule = None
+
+  def stretched(self, share: float) -> "AsIs":
+    """Itself: what its rate is, it alone knows."""
+    return self
 
   def build(self, trainable: Any) -> optax.GradientTransformation:
     """The transformation, whatever trains."""

@@ -9,7 +9,8 @@ from prompt_tuning.core import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.engine import records, sharding
-from prompt_tuning.engine.fit import Places, Ready, Recipe
+from prompt_tuning.engine.ready import Places, Ready
+from prompt_tuning.engine.recipe import Recipe
 
 
 def model_info(folder: Any, ready: Ready) -> None:
@@ -31,7 +32,7 @@ def info_text(
   """Every array of a run: kind, shape, dtype, axes, sharding, bytes on one device.
 
   Args:
-    model, params, recipe, transform, place, places: see `engine.fit.Ready`; shapes do
+    model, params, recipe, transform, place, places: see `engine.Ready`; shapes do
       for parameters.
   """
   trains, frozen = branches.split(params, recipe.trainable)

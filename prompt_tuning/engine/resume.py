@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from prompt_tuning.engine import best as kept
-from prompt_tuning.engine import fit, records
+from prompt_tuning.engine import records
+from prompt_tuning.engine.ready import Ready
 
 
 def known(
-  folder: Any, ready: fit.Ready, first: int, say: Callable[[str], None]
+  folder: Any, ready: Ready, first: int, say: Callable[[str], None]
 ) -> tuple[int, dict[str, float] | None, bool]:
   """Step and scores of the best so far, and whether an evaluation is owed.
 
@@ -22,7 +23,8 @@ def known(
   path = folder / "metrics.jsonl"
   lines = [line for _, line in records.read_lines(path)[0]] if path.is_file() else []
   validated = {line["step"] for line in lines if line["split"] == "validation"}
-  if best.scores is None and ready.validation and any(n <= first for n in validated):
+  looked = ready.validation is not None and ready.recipe.plan.keep == "best"
+  if best.scores is None and looked and any(n <= first for n in validated):
     say(
       f"The product of the best step up to step {first} is gone; the best is looked "
       "for from here on."
@@ -35,7 +37,7 @@ def known(
   return best.step, None if best.scores is None else dict(best.scores), owed
 
 
-def _rate(lines: list[dict[str, Any]], ready: fit.Ready, first: int) -> str | None:
+def _rate(lines: list[dict[str, Any]], ready: Ready, first: int) -> str | None:
   """What to say where the rate goes on at another value than it had."""
   steps = ready.recipe.plan.steps
   rates = [

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.model import Batch
 from prompt_tuning.objectives.objective import Objective, Term, Words
 
@@ -33,7 +34,7 @@ class NearText(Objective):
     ids = tuple(int(piece) for piece in words.encode(self.text))
     return dataclasses.replace(self, ids=ids)
 
-  def count(self, batch: Batch) -> Float[Array, ""]:
+  def count(self, batch: Batch, ids: Ids) -> Float[Array, ""]:
     """Rows."""
     return jnp.float32(len(batch["inputs"]))
 
@@ -54,6 +55,6 @@ class NearText(Objective):
     weights = jax.lax.stop_gradient(forward.params["backbone"])
     text_PH = forward.model.backbone.embed(weights, jnp.asarray(self.ids[:P]))
     apart_RP = jnp.square(slots.vectors - text_PH[None]).sum(-1)
-    weight = self.count(forward.batch)
+    weight = self.count(forward.batch, forward.ids)
     total = apart_RP.mean() * weight
     return Term(total, weight, {"near_text": (total, weight)})

@@ -209,6 +209,13 @@ def bound(objective: Any, words: Words, labels: Sequence[str] | None) -> Any:
   return dataclasses.replace(objective, terms=terms)
 
 
+def judged(objective: Any) -> Any:
+  """What a validation split is judged by: a term with an `inner` one, by that."""
+  if isinstance(objective, Weighted):
+    return Weighted(tuple(map(judged, objective.terms)), objective.weights)
+  return getattr(objective, "inner", objective)
+
+
 def alone(objective: Any) -> Any:
   """What can be computed from a prompt alone; None if there is nothing.
 
@@ -216,7 +223,7 @@ def alone(objective: Any) -> Any:
   """
   kept = [
     part
-    for part in parts(objective)
+    for part in parts(judged(objective))
     if not hasattr(part.objective, "init") and not part.objective.teachers
   ]
   if not kept:

@@ -21,7 +21,7 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
 from prompt_tuning.decoding import score as scoring
-from prompt_tuning.engine import fit
+from prompt_tuning.engine.recipe import drops
 from prompt_tuning.interop.t5x_engine import start, tree
 from prompt_tuning.interop.t5x_engine.features import VirtualPositions
 from prompt_tuning.interop.t5x_engine.optimizer import BranchOptimizer
@@ -46,7 +46,8 @@ class PromptModel(models.BaseTransformerModel):
     initial_checkpoint: T5X checkpoint that is restored; None for random weights.
     fresh: whether the prompt starts anew, from the checkpoint's token table where it
       starts from words; False where the checkpoint holds it.
-    seed: of a fresh prompt. head: refused, so that a method that brings one says so.
+    seed: of a fresh prompt. procedure: of several phases, which T5X does not run.
+    head: refused, so that a method that brings one says so.
 
   Raises:
     ValueError: for what T5X cannot run.
@@ -67,8 +68,14 @@ class PromptModel(models.BaseTransformerModel):
     initial_checkpoint: str | None = None,
     fresh: bool = True,
     seed: int = 0,
+    procedure: Any = None,
     head: Any = None,
   ) -> None:
+    if procedure is not None:
+      raise ValueError(
+        f"`PROCEDURE` is {type(procedure).__name__}, a run of several phases, and T5X "
+        "trains one. Run `python -m prompt_tuning.train` with this recipe."
+      )
     backbone = backbone or start.architecture(initial_checkpoint)
     start.check(backbone, prompt, output, labels, head)
     optimizer_def = BranchOptimizer(optimizer, trainable, prompt)
@@ -79,7 +86,7 @@ class PromptModel(models.BaseTransformerModel):
     self.objective, self.trainable = objective, tuple(trainable)
     self.output, self.labels = output, labels
     self.initial_checkpoint, self.fresh, self.seed = initial_checkpoint, fresh, seed
-    self.drops = backbone.switches["dropout_rate"] > 0 or fit.drops(prompt)
+    self.drops = backbone.switches["dropout_rate"] > 0 or drops(prompt)
     sizes = task_feature_lengths["inputs"], task_feature_lengths["targets"]
     layout = Layout.of(self.prompted, *sizes, prompt_place, truncate=True)
     self.FEATURE_CONVERTER_CLS = functools.partial(VirtualPositions, layout)

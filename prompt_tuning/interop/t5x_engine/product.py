@@ -10,7 +10,8 @@ from prompt_tuning.backbones.t5 import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import config, fit, loop
+from prompt_tuning.engine import config, loop
+from prompt_tuning.engine.facts import card_facts, product_of
 from prompt_tuning.interop import load
 from prompt_tuning.interop.t5x_engine import start, tree
 
@@ -54,10 +55,10 @@ def collect(
   params = branches.unflatten(there)
   sizes = task_feature_lengths["inputs"], task_feature_lengths["targets"]
   layout = Layout.of(model, *sizes, prompt_place, truncate=True)
-  facts = fit.facts(loaded, method, layout, task, config.text())
+  facts = card_facts(loaded, method, layout, task, config.text())
   best = loop.Best(found.step or 0)
   trained, _ = branches.split(params, trainable)
-  fit.product_of(model, params, trained, facts, best).save(output_dir)
+  product_of(model, params, trained, facts, best).save(output_dir)
 
 
 if __name__ == "__main__":
