@@ -222,12 +222,14 @@ def test_a_measurement_weighs_each_example_of_a_split_once(case):
     def finish(self, total):
       return total
 
-  task = types.SimpleNamespace(streams=False, name="toy", tokens=lambda *_: case.rows)
+  task = types.SimpleNamespace(
+    streams=False, name="toy", labels=None, tokens=lambda *_: case.rows
+  )
   for size in (2, 3, len(case.rows)):
     sentence = types.SimpleNamespace(
       alone=case.model,
       task=task,
-      loaded=types.SimpleNamespace(vocabulary=None),
+      loaded=types.SimpleNamespace(vocabulary=types.SimpleNamespace(eos_id=1)),
       recipe=Recipe(("prompt",), CrossEntropy(), None, None, eval_batch_size=size),
       reading=Reading({"inputs": 9, "targets": 4}),
     )

@@ -109,7 +109,8 @@ def test_every_method_has_a_place_and_axes_in_the_tree_of_t5x(name, tmp_path):
   assert set(backbone) < set(flat)
   extra = set(flat) - set(backbone)
   ours = {f"prompt/{path}" for path in branches.flatten(case.params["prompt"])}
-  plain = name in ("prompt_tuning", "infoprompt", "spot")
+  table_alone = ours == {"prompt/parameterise/prompt"}
+  plain = table_alone and prompt.at.place == "encoder.input" and not prompt.transforms
   assert extra == ({"encoder/prompt/prompt/prompt"} if plain else ours)
   found = names_of(
     tree.axes(tools.BACKBONE.logical_axes(), case.params["prompt"], prompt)
