@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from prompt_tuning.core.format import FORM
 from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.ids import MARKS
+from prompt_tuning.core.model import PromptedModel
 
 B, U, V = 4, 5, 11
 
@@ -32,12 +34,10 @@ class Same:
 
 
 @dataclasses.dataclass(frozen=True)
-class Toy:
+class Toy(PromptedModel):
   """A model whose logits are a row of a frozen table and a trained bias."""
 
-  segments: int = 1
-  lengths, teachers, prompt = {}, {}, None
-  backbone = Same()
+  backbone: Any = Same()
 
   def logical_axes(self, params):
     return {}
