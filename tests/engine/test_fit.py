@@ -28,7 +28,7 @@ def toy_run(params, task, vocabulary, eval_period=0, **settings):
   )
   kept, recorder = [], Recorder()
   fitted = fit.fit(
-    Toy(recipe.pack_segments),
+    Toy(segments=recipe.pack_segments),
     params["backbone"],
     vocabulary,
     task,
