@@ -162,7 +162,7 @@ WRONG = [
   ("train", "LENGTH=5", "LENGTH=five", "`PROMPT_LENGTH` is five; it must be a whole"),
   ("train", "LENGTH=5", "LENGTH='5'", "Give 5."),
   ("train", "LENGTH=5", "LENGTH=5.0", "Give 5."),
-  ("train", "LENGTH=5", "LENGTH=0", "use the method `unprompted`"),
+  ("train", "LENGTH=5", "LENGTH=0", "gin/methods/unprompted.gin"),
   ("train", "LENGTH=5", "LENGTH=%PROMPT_LENGHT", "must be set: PROMPT_LENGHT"),
   ("eval", "'test'", "test", "Text needs quotes inside quotes"),
   ("eval", "'test'", "1", "`SPLIT` is 1; it must be a text"),

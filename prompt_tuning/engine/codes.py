@@ -36,7 +36,7 @@ def check(model: PromptedModel, trainable: Sequence[str], streams: bool) -> None
   if len(readers) != 1:
     raise ValueError(
       "`CACHE_CODES` is True, which goes with a prompt of which one part reads the "
-      f"frozen encoder (such as `s_idpg_phm`); in this one {len(readers)} do. {fix}"
+      f"frozen encoder (a pooled Encoding); in this one {len(readers)} do. {fix}"
     )
   if not getattr(readers[0], "once", False):
     raise ValueError(

@@ -198,7 +198,7 @@ TABLE: dict[str, Row] = {
   "PROMPT_LENGTH": Row(
     whole(1, 4096),
     "positions reserved for the prompt",
-    "For a model without a prompt use the method `unprompted`.",
+    "For a model without a prompt include gin/methods/unprompted.gin.",
   ),
   "TASK_LENGTH": Row(whole(1, 4096), "positions of the task prompt"),
   "PROMPT_INIT": Row(_init, "how the prompt's table starts"),
