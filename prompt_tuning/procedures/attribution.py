@@ -3,7 +3,7 @@
 A factor of 1 at a unit's activation h has the gradient sum_t h_t dP / dh_t, over all
 positions t: so factors that are frozen at 1 ("encoder.mlp.hidden.scale") are masks, and
 their gradient is the attribution. P(y | x) = exp(-loss of the example), the mean over
-its target tokens. Lee et al., 2024, "SKIP" (arXiv 2404.11916), whose own formula could
+its target tokens. Yang et al., 2024, "SKIP" (arXiv 2404.11916), whose own formula could
 not be read; the sum over positions, where relatives take the largest, is our choice.
 """
 

@@ -3,7 +3,7 @@
 Train the prompt; attribute the answers to units; for each ratio, mask the units of each
 layer that did least and look at validation; take the largest ratio that loses no more
 than `tolerance` against the whole backbone; train the prompt on from where it is, under
-that mask. Lee et al., 2024, "SKIP" (arXiv 2404.11916). The backbone's weights never
+that mask. Yang et al., 2024, "SKIP" (arXiv 2404.11916). The backbone's weights never
 change: a mask of zeros does what slicing both kernels of a layer would do.
 """
 

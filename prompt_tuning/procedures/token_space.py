@@ -46,10 +46,10 @@ class TokenMoments:
     context = probe.model.context(probe.params["backbone"], batch)
     weight_BT = context.mask * weight_B[:, None]
     states_BTH = context.embeddings.astype(jnp.float32)
-    square_HH = jnp.einsum("BT,BTH,BTK->HK", weight_BT, states_BTH, states_BTH)
+    square_Hh = jnp.einsum("BT,BTH,BTh->Hh", weight_BT, states_BTH, states_BTH)
     return {
       "sum": total["sum"] + jnp.einsum("BT,BTH->H", weight_BT, states_BTH),
-      "square": total["square"] + square_HH,
+      "square": total["square"] + square_Hh,
       "count": total["count"] + weight_BT.sum(),
     }
 
