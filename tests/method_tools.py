@@ -237,7 +237,7 @@ class Case:
     if prompt is None or not prompt.tasks:
       batch.pop("task", None)
     if self.model.head is None:
-      del batch["labels"]
+      batch.pop("labels", None)
     elif self.method.objective.target == "label":
       batch["labels"] = batch["labels"].argmax(-1)
     return {name: jnp.asarray(value) for name, value in batch.items()}
