@@ -72,7 +72,13 @@ setup(
   },
   install_requires=REQUIRES,
   extras_require={
-    "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.8,<1"],
+    "test": [
+      "pytest>=8,<10",
+      "pytest-xdist>=3.6,<4",
+      "ruff>=0.8,<1",
+      # Reads annotations for jaxtyping while tests run.
+      "beartype>=0.18,<1",
+    ],
     "tpu": ["jax[tpu]>=0.7,<0.11"],
     "cuda": ["jax[cuda12]>=0.7,<0.11"],
     # What T5X, and airio and jestimator which it imports, need beyond the above. The

@@ -212,7 +212,7 @@ class Attention(nn.Module):
     self,
     x_BQH: Float[Array, "B Q H"],
     source_BTH: Float[Array, "B T H"],
-    bias: Float[Array, "#B #N #Q T"],
+    bias: Float[Array, "#B #N #Q X"],
     train: bool,
     changes: Changes | None = None,
     prefix: tuple[Array, Array] | None = None,

@@ -3,6 +3,7 @@
 Names, shapes and logical axes of parameters follow T5X's minimal network.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -45,7 +46,7 @@ class EncoderLayer(nn.Module):
   def __call__(
     self,
     x_BTH: Float[Array, "B T H"],
-    per_layer: tuple[KeysValues | None, Changes | None, Any],
+    per_layer: Sequence[Any],
     bias: Float[Array, "#B N T X"],
     slots: Any,
   ) -> tuple[Float[Array, "B T H"], None]:
@@ -112,9 +113,9 @@ class DecoderLayer(nn.Module):
   def __call__(
     self,
     x_BUH: Float[Array, "B U H"],
-    per_layer: "PerLayer",
+    per_layer: Sequence[Any],
     self_bias: Float[Array, "#B N U X"],
-    cross_bias: Float[Array, "B 1 #U T"],
+    cross_bias: Float[Array, "B 1 #U Y"],
     encoded_BTH: Float[Array, "B T H"] | None,
     index: Int[Array, ""] | None,
     slots: Any,

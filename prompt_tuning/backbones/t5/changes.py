@@ -36,13 +36,13 @@ class Change:
     own: which example of a packed row a token belongs to [B T E], or None where E is 1.
   """
 
-  scale: Float[Array, "#B E O"] | None = None
-  shift: Float[Array, "#B E O"] | None = None
-  left: Float[Array, "#B E P I"] | None = None
-  right: Float[Array, "#B E P O"] | None = None
-  down: Float[Array, "#B E P O"] | None = None
-  up: Float[Array, "#B E P O"] | None = None
-  own: Float[Array, "B T E"] | None = None
+  scale: Float[Array, "*L #B E O"] | None = None
+  shift: Float[Array, "*L #B E O"] | None = None
+  left: Float[Array, "*L #B E P I"] | None = None
+  right: Float[Array, "*L #B E P O"] | None = None
+  down: Float[Array, "*L #B E P O"] | None = None
+  up: Float[Array, "*L #B E P O"] | None = None
+  own: Float[Array, "*L B T E"] | None = None
 
 
 def changed(
@@ -101,7 +101,7 @@ def of(
   inputs: Mapping[str, int],
   B: int,
   segments_BT: Int[Array, "B T"] | None = None,
-  encoder_segments_BT: Int[Array, "B T"] | None = None,
+  encoder_segments_BT: Int[Array, "B X"] | None = None,
 ) -> Changes:
   """Changes of a stack, each array with a leading axis of layers.
 
