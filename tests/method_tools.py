@@ -70,6 +70,10 @@ NUMBERS = {
   "FUSE_WIDTH": 8,
   "SPACES": 4,
   "SPACE_WIDTH": 13,
+  # Of phases, which no test of a sentence runs.
+  "TASK_SEQUENCE": None,
+  "PERSONAS": [f"persona {k}" for k in range(15)],
+  "CONCEPTS": [f"words {k}" for k in range(15)],
   "TRAIN_STEPS": 17,
   "LABELS": [f"label {i}" for i in range(13)],
 }

@@ -313,7 +313,7 @@ def test_a_task_that_is_not_given_is_refused_before_anything_runs(work, capsys):
   assert not (work / "open").exists()
 
 
-@pytest.mark.parametrize("method", ["spot", "xprompt"])
+@pytest.mark.parametrize("method", ["spot", "xprompt", "mpt_staged"])
 def test_tune_refuses_what_has_several_phases_by_name(method, tiny_folder):
   import prompt_tuning as pt
 

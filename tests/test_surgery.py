@@ -13,6 +13,7 @@ from prompt_tuning.objectives import objective as objectives
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 from prompt_tuning.procedures import surgery
 from prompt_tuning.procedures.surgery import (
+  Balanced,
   Concat,
   Copy,
   Fold,
@@ -20,6 +21,7 @@ from prompt_tuning.procedures.surgery import (
   Given,
   Masked,
   Mean,
+  MeanOver,
   Svd,
   Take,
   Tile,
@@ -53,6 +55,8 @@ def value(expression):
     (Take("a:t", [3, 0]), A[:, [3, 0]]),
     (Take(Concat(["a:t", "b:t"]), [0, 5]), np.stack([A[:, 0], B[:, 1]], 1)),
     (Tile("a:t", 3), np.stack([A] * 3)),
+    (MeanOver(Concat(["a:t", "b:t"], 0), 0), (A + B)[0] / 2),
+    (MeanOver("a:t", -1), A.mean(-1)),
     (Masked("a:t", Given(MASK)), A * np.repeat(MASK, 3, 1)),
     (Given([[1.0, 2.0]]), np.array([[1.0, 2.0]])),
   ],
@@ -65,6 +69,17 @@ def test_a_branch_is_changed_leaf_by_leaf():
   found = value(Weighted(["a:tree", "a:tree"], [1.0, 2.0]))
   np.testing.assert_allclose(found["y"]["z"], 3 * B, rtol=1e-6)
   assert value(Fresh()) is None
+
+
+def test_balanced_factors_have_the_same_product():
+  held = {"a:t": A, "a:r": B.swapaxes(1, 2)}
+  left, right = (
+    surgery.evaluated(Balanced("a:t", "a:r", side), held) for side in ("left", "right")
+  )
+  np.testing.assert_allclose((left**2).mean(-2), np.ones((1, 6)), rtol=1e-5)
+  np.testing.assert_allclose(left @ right, A @ held["a:r"], rtol=1e-4, atol=1e-5)
+  zero = surgery.evaluated(Balanced(Given(0 * A), "a:r", "left"), held)
+  assert not np.asarray(zero).any()
 
 
 @pytest.mark.parametrize("rank", [1, 4])
@@ -84,6 +99,7 @@ def test_factors_multiply_to_the_best_approximation(rank):
     (lambda: value(Take("a:t", [4])), "`Take.rows` holds 4, but there are 4 rows"),
     (lambda: value(Svd("a:t", 5, "left")), "`Svd.rank` is 5; it must be from 1 to 4"),
     (lambda: Svd("a:t", 5, "up"), "`Svd.side` is 'up'"),
+    (lambda: Balanced("a:t", "b:t", "up"), "`Balanced.side` is 'up'"),
     (lambda: Mean("a:t"), "`Mean.of` is 'a:t'; it must be a list"),
     (lambda: Weighted(["a:t"], [1, 2]), "2 numbers for 1 branches"),
     (lambda: value(Mean(["a:t", "a:tree"])), "branches of different parts"),

@@ -354,8 +354,9 @@ def stated() -> dict[str, Row]:
         raise ValueError(
           f"{name} says that {macro} is {kind!r}; say one of {list(STATED)}."
         )
-      # A task that is asked for may be open until a verb runs.
-      found[macro] = Row(STATED[kind], meaning, later=kind == "a task")
+      # Tasks that are asked for may be open until a verb runs.
+      later = kind in ("a task", "named tasks")
+      found[macro] = Row(STATED[kind], meaning, later=later)
   return found
 
 

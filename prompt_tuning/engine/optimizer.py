@@ -180,6 +180,10 @@ class Optimizer:
       self, schedule=longer(self.schedule), branch_schedules=own, groups=groups
     )
 
+  def grouped(self, groups: Mapping[str, Group]) -> "Optimizer":
+    """The same for other branches: these groups in place of its own."""
+    return dataclasses.replace(self, branch_schedules={}, groups=groups)
+
   def build(self, trainable: Any) -> optax.GradientTransformation:
     """The transformation for a trainable tree.
 
@@ -214,6 +218,10 @@ class AsIs:
 
   def stretched(self, share: float) -> "AsIs":
     """Itself: what its rate is, it alone knows."""
+    return self
+
+  def grouped(self, groups: Mapping[str, Group]) -> "AsIs":
+    """Itself: it knows no branches."""
     return self
 
   def build(self, trainable: Any) -> optax.GradientTransformation:

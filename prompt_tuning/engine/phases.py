@@ -194,6 +194,8 @@ def of_phase(run: Sentence, phase: Phase, products: start.Products) -> Sentence:
   optimizer = phase.optimizer
   if optimizer is None:
     optimizer = recipe.optimizer
+    if phase.groups is not None:
+      optimizer = optimizer.grouped(phase.groups)
     if own.steps != plan.steps and own.steps and plan.steps:
       optimizer = optimizer.stretched(plan.steps / own.steps)
   recipe = dataclasses.replace(recipe, plan=own, optimizer=optimizer)

@@ -71,6 +71,37 @@ def text(words: str, fallback: Initializer) -> Initializer:
   return draw
 
 
+def repeated(texts: Sequence[str]) -> Initializer:
+  """Tables [K ... P H]: the embeddings of text k's pieces, again and again, cut at P.
+
+  Raises:
+    ValueError: unless there is one text that says something for each table.
+  """
+  listed = isinstance(texts, (list, tuple)) and texts
+  if not listed or not all(isinstance(x, str) and x.strip() for x in texts):
+    raise ValueError(
+      f"`vocabulary.repeated.texts` is {texts!r}; give a list of texts, one for each "
+      "table, none of them empty."
+    )
+
+  def draw(key: Any, shape: tuple[int, ...], spec: Spec) -> jax.Array:
+    del key
+    table_VH = _table(spec)
+    _check_width(shape, spec)
+    if len(texts) != shape[0]:
+      raise ValueError(
+        f"`vocabulary.repeated.texts` holds {len(texts)} texts for {shape[0]} tables "
+        "(TASKS). Give one for each."
+      )
+    P = shape[-2]
+    ids_KP = jnp.stack([jnp.resize(jnp.asarray(_ids(spec, x)), P) for x in texts])
+    rows_KPH = jnp.asarray(table_VH, jnp.float32)[ids_KP]
+    middle = (1,) * (len(shape) - 3)
+    return jnp.broadcast_to(rows_KPH.reshape(shape[0], *middle, P, shape[-1]), shape)
+
+  return draw
+
+
 def _first_rows(
   rows_XH: jax.Array, fallback: Initializer, key: Any, shape: Any, spec: Spec
 ) -> jax.Array:

@@ -9,9 +9,13 @@ Knowledge in a Neural Network"; states as in Wang et al., 2023, "Multitask Promp
 Enables Parameter-Efficient Transfer Learning". They are those after a stack's last
 norm, our choice: what a T5 adds up inside grows by orders of magnitude, and one layer
 would own the loss.
+
+"kl" and "mse" may be told to look at the pieces of the task's labels alone (and the end
+mark): of 32,000 words nobody asks for most.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +24,11 @@ from jaxtyping import Array, Float
 from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.model import Batch
-from prompt_tuning.objectives.objective import Objective, Term
+from prompt_tuning.objectives.objective import Objective, Term, Words
 
 KINDS = ("kl", "mse")
 SIDES = ("encoder", "decoder")
+OVER = ("all", "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +38,19 @@ class Distil(Objective):
   Attributes:
     teacher: a name among the model's teachers (TEACHERS).
     kind: "kl" or "mse". temperature: t, above 0; of "kl".
+    over: "all" words of the vocabulary, or the pieces of the "labels".
+    pieces: ids of those, once it is bound to a task.
   """
 
   teacher: str
   kind: str = "kl"
   temperature: float = 1.0
+  over: str = "all"
+  pieces: Sequence[int] | None = None
 
   def __post_init__(self) -> None:
     _check("Distil.kind", self.kind, KINDS)
+    _check("Distil.over", self.over, OVER)
     if not 0 < self.temperature < float("inf"):
       raise ValueError(
         f"`Distil.temperature` must be above 0, got {self.temperature!r}."
@@ -50,18 +60,32 @@ class Distil(Objective):
   def teachers(self) -> tuple[str, ...]:
     return (self.teacher,)
 
+  def bound(self, words: Words, labels: Sequence[str] | None) -> "Distil":
+    if self.over == "all":
+      return self
+    if not labels:
+      raise ValueError(
+        "`Distil.over` is 'labels', but the task names none. Set LABELS, or take "
+        "'all' words."
+      )
+    pieces = {int(piece) for label in labels for piece in words.encode(label)}
+    return dataclasses.replace(self, pieces=tuple(sorted({*pieces, words.end})))
+
   def count(self, batch: Batch, ids: Ids) -> Float[Array, ""]:
     """Target tokens."""
     return ids.is_real(batch["targets"]).sum().astype(jnp.float32)
 
   def __call__(self, forward: Forward) -> Term:
     teacher = forward.teacher(self.teacher)
-    apart_BU = self._apart(
-      forward.logits(forward.states), teacher.logits(teacher.states)
-    )
+    apart_BU = self._apart(*map(self._logits, (forward, teacher)))
     total = jnp.where(forward.real, apart_BU, 0).sum()
     weight = self.count(forward.batch, forward.ids)
     return Term(total, weight, {f"distil_{self.kind}": (total, weight)})
+
+  def _logits(self, forward: Forward) -> Float[Array, "B U C"]:
+    """Of all words, or of some C of them."""
+    found = forward.logits(forward.states)
+    return found if self.pieces is None else found[..., jnp.asarray(self.pieces)]
 
   def _apart(
     self, student_BUV: Float[Array, "B U V"], teacher_BUV: Float[Array, "B U V"]

@@ -25,17 +25,19 @@ class Gather(nn.Module):
 
   Attributes:
     initializer: draws each task's table [G P H].
+    tables_initializer: draws all of them at once [K G P H] in its place, or None.
   """
 
   reads_code: ClassVar[bool] = True
   initializer: Initializer
+  tables_initializer: Initializer | None = None
 
   @nn.compact
   def __call__(
     self, code: Code, shape: Shape, spec: Spec, train: bool = False
   ) -> Drawn:
     task_RK = by_task(code)
-    draw = each(self.initializer)
+    draw = self.tables_initializer or each(self.initializer)
     whole = task_RK.shape[1], *shape
     table_KGPH = weight(self, "table", draw, whole, spec, (None, *AXES))
     return Drawn(jnp.einsum("RK,KGPH->RGPH", task_RK, table_KGPH))

@@ -61,20 +61,25 @@ class Exam:
 
 
 def per_example(
-  probe: Probe, inner: Callable[[Any], Any], held: Any, batch: Any
+  probe: Probe,
+  inner: Callable[[Any], Any],
+  held: Any,
+  batch: Any,
+  of: Callable[[Array], Array] | None = None,
 ) -> Any:
   """Gradients of each example's own mean loss [B ...], by `vmap`.
 
   Args:
     inner: what is differentiated -> all parameters. held: where it stands.
-    batch: of rows, one example each.
+    batch: of rows, one example each. of: what of the loss; None for itself.
   """
 
   def one(row: Any) -> Any:
     def loss(value: Any) -> Array:
       total, weight = probe.loss(inner(value), jax.tree.map(lambda x: x[None], row))
       # A row that only fills the batch counts nothing.
-      return total / jnp.maximum(weight, 1.0)
+      mean = total / jnp.maximum(weight, 1.0)
+      return mean if of is None else of(mean)
 
     return jax.grad(loss)(held)
 

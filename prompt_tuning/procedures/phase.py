@@ -28,7 +28,8 @@ class Phase:
     name: a word; its folder is `phases/kk_NAME`.
     task: what is learned. method: a name for the card.
     prompt: `core.prompt.Prompt`; None for the bare model.
-    objective: what is lowered. optimizer: how.
+    objective: what is lowered. optimizer: how. groups: what single branches have of
+      their own in it, in place of the run's; {} for nothing.
     trainable: branches that train. steps: how many steps.
     start: path of a branch -> where it comes from (see `procedures.surgery`; a text
       such as "source:prompt" is a copy; of paths that lie in each other the longest
@@ -48,6 +49,7 @@ class Phase:
   prompt: Any = OWN
   objective: Any = None
   optimizer: Any = None
+  groups: Mapping[str, Any] | None = None
   trainable: Sequence[str] | None = None
   steps: int | None = None
   start: Mapping[str, str | Expression] = dataclasses.field(default_factory=dict)

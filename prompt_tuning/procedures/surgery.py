@@ -142,6 +142,52 @@ class Mean(Expression):
 
 
 @dataclasses.dataclass(frozen=True)
+class MeanOver(Expression):
+  """The mean along an axis, which is gone then.
+
+  Attributes:
+    axis: of the leaves; 0 for the tasks of factors [K G P R].
+  """
+
+  of: str | Expression
+  axis: int
+
+  def parts(self) -> Sequence[str | Expression]:
+    return (self.of,)
+
+  def made(self, trees: Sequence[Tree]) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.mean(self.axis), trees[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Balanced(Expression):
+  """A factor of left [... P R] @ right [... R H], rescaled; the product stays.
+
+  Every column of `left` has a root mean square of 1 then, and the rows of `right` take
+  over its scale. Columns of zeros stay as they are.
+
+  Attributes:
+    side: "left" or "right".
+  """
+
+  left: str | Expression
+  right: str | Expression
+  side: str
+
+  def __post_init__(self) -> None:
+    _sided("Balanced", self.side)
+
+  def parts(self) -> Sequence[str | Expression]:
+    return (self.left, self.right)
+
+  def made(self, trees: Sequence[Tree]) -> Tree:
+    left, right = trees
+    size = jnp.sqrt(jnp.square(left).mean(-2, keepdims=True))
+    size = jnp.where(size > 0, size, 1.0)
+    return left / size if self.side == "left" else right * jnp.swapaxes(size, -1, -2)
+
+
+@dataclasses.dataclass(frozen=True)
 class Concat(Expression):
   """Several branches one behind the other.
 
@@ -240,8 +286,7 @@ class Svd(Expression):
   side: str
 
   def __post_init__(self) -> None:
-    if self.side not in ("left", "right"):
-      raise ValueError(f"`Svd.side` is {self.side!r}; it must be 'left' or 'right'.")
+    _sided("Svd", self.side)
 
   def parts(self) -> Sequence[str | Expression]:
     return (self.of,)
@@ -311,6 +356,11 @@ class Fresh(Expression):
 
   def made(self, trees: Sequence[Tree]) -> Tree:
     return None
+
+
+def _sided(name: str, side: str) -> None:
+  if side not in ("left", "right"):
+    raise ValueError(f"`{name}.side` is {side!r}; it must be 'left' or 'right'.")
 
 
 def _several(name: str, of: Any) -> None:
