@@ -27,8 +27,7 @@ from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts
 from prompt_tuning.interop.load import Loaded, load
-from prompt_tuning.outputs.choice import Choice
-from prompt_tuning.outputs.text import Greedy
+from prompt_tuning.outputs import output as outputs
 
 # Rows of a batch of texts from Python.
 ROWS = 64
@@ -81,7 +80,7 @@ class Session:
     found = hashlib.sha256(str(self.loaded.fingerprint).encode())
     found.update(identity.words(self.loaded.vocabulary).encode())
     if self.prompt is not None:
-      words = [self.prompt.card, repr(self.prompt.module)]
+      words = [self.prompt.card, repr(self.prompt.module), repr(self.prompt.head)]
       found.update(json.dumps(words, default=str).encode())
       tensors = {**flatten(self.prompt.frozen), **flatten(self.prompt.trainable)}
       for name in sorted(tensors):
@@ -152,20 +151,29 @@ class Session:
     own = {members[k][1] for k in tasks if k < len(members)}
     return own.pop() if len(own) == 1 else self.known.labels
 
-  def choice(self, normalize_by_length: bool | None = None) -> Choice:
+  def choice(self, normalize_by_length: bool | None = None) -> Any:
     """How labels are scored: as in training, unless said otherwise."""
-    output = self.known.output
-    output = output if isinstance(output, Choice) else Choice()
-    if normalize_by_length is None:
-      return output
-    return dataclasses.replace(output, normalize_by_length=normalize_by_length)
+    return outputs.choosing(self.known.output, normalize_by_length)
+
+  def answering(self, labels: Sequence[str] | None, output: Any) -> Any:
+    """The labels that an output answers with: those given, or those of the training.
+
+    Raises:
+      ValueError: for other labels than those that a head was trained for.
+    """
+    if output is None or not output.headed:
+      return labels
+    own = self.known.labels
+    if labels is not None and own is not None and tuple(labels) != own:
+      raise ValueError(
+        f"`labels` (LABELS) are {list(labels)}, but the head was trained for "
+        f"{list(own)}, in this order. Leave them out."
+      )
+    return own if labels is None else tuple(labels)
 
   def words(self, steps: int | None = None) -> Any:
     """How text is written: as in training, or greedily."""
-    output = self.known.output
-    if steps is None and output is not None and not isinstance(output, Choice):
-      return output
-    return Greedy(STEPS if steps is None else steps)
+    return outputs.writing(self.known.output, steps, STEPS)
 
   def answers(
     self,
@@ -185,10 +193,11 @@ class Session:
     if not texts:
       return []
     vocabulary = self.loaded.vocabulary
+    labels = self.answering(labels, output)
     found = examples(vocabulary, texts, beside)
     run = programs.get(
       self.model.prompt,
-      (labels, output),
+      (labels, output, repr(self.model.head)),
       lambda: evaluate.predictor(self.model, vocabulary, labels, output),
     )
     run = functools.partial(run, self.params)
@@ -214,7 +223,7 @@ def session(
     return Session(loaded, None, model, {"backbone": loaded.params})
   known = conventions.of(prompt.card)
   prompt.check(loaded.fingerprint, loaded.backbone.spec.width, force)
-  model = PromptedModel(loaded.backbone, prompt.module)
+  model = PromptedModel(loaded.backbone, prompt.module, head=prompt.head)
   return Session(loaded, prompt, model, prompt.params(loaded.params), known)
 
 

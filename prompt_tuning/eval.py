@@ -26,6 +26,7 @@ from prompt_tuning.engine import (
   distributed,
   ended,
   evaluate,
+  heads,
   members,
   terms,
 )
@@ -33,7 +34,6 @@ from prompt_tuning.engine.examples import read
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 from prompt_tuning.objectives.objective import parts
-from prompt_tuning.outputs.choice import Choice
 
 
 def evaluate_prompt(
@@ -81,10 +81,13 @@ def evaluate_prompt(
       logging.warning("The task has %s; the task's own are used.", words)
     if output is None:
       output = _card_output(session, task)
-    examples = read(task, session.loaded.vocabulary, split)
+    session.answering(task.labels, output)
+    numbered = session.model.head is not None
+    examples = read(task, session.loaded.vocabulary, split, None, numbered)
     examples = session.wants.numbered(examples, task.name, prompt_task)
     given.checked(examples, session.wants, split)
-    check_targets(examples, session.loaded.vocabulary, split, task.labels)
+    if not numbered:
+      check_targets(examples, session.loaded.vocabulary, split, task.labels)
     scores, lines = _answered(
       session, task, examples, split, output, eval_batch_size, place
     )
@@ -130,10 +133,11 @@ def _answered(
   place: Placement,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
   """Scores of a split, and a record an example where there is an output."""
-  vocabulary = session.loaded.vocabulary
+  vocabulary, objective = session.loaded.vocabulary, _objective(session, task)
+  heads.check(session.model, objective, output, task)
   evaluator = evaluate.Evaluator(
     session.model,
-    _objective(session, task),
+    objective,
     session.layout(examples, targets=True, cut_targets=True),
     vocabulary,
     task,
@@ -169,7 +173,8 @@ def _objective(session: answer.Session, task: Any) -> Any:
 def _card_output(session: answer.Session, task: Any) -> Any:
   """The output that the prompt was trained with, where the task allows it."""
   output = session.known.output
-  if isinstance(output, Choice) and not all(x.labels for x in members.of(task)):
+  chooses = output is not None and output.labelled
+  if chooses and not all(one.labels for one in members.of(task)):
     logging.warning(
       "The task has no LABELS, among which the prompt's card chooses: the loss alone "
       "is given. Set LABELS, or include a file of gin/outputs/."

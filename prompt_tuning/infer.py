@@ -44,7 +44,6 @@ from prompt_tuning.engine import (
 from prompt_tuning.engine.rows import MOST_POSITIONS
 from prompt_tuning.engine.sharding import DEFAULT, Placement, Sharding, on_host
 from prompt_tuning.interop.load import load
-from prompt_tuning.outputs.choice import Choice
 
 # Inputs held at once: so many full batches, within which they are sorted by length, and
 # no more characters than these.
@@ -126,7 +125,7 @@ def infer(
         session = answer.session(load(checkpoint, None, vocabulary), prompt, force)
       session = dataclasses.replace(session, most_positions=most_positions)
       labels, output = _settings(session, labels, output)
-      for own in labels:
+      for own in () if output.headed else labels:
         check_labels(own, session.loaded.vocabulary)
       size = min(eval_batch_size, len(first))
       run = Run(session, labels, output, place, size, session.most(eval_batch_size))
@@ -287,8 +286,9 @@ def _settings(
       output = session.choice()
   if labels is None:
     labels = session.known.labels
-  found = [labels]
-  if labels is None and session.wants.names and isinstance(output, Choice):
+  found = [session.answering(labels, output)]
+  chooses = output is not None and output.labelled and not output.headed
+  if labels is None and session.wants.names and chooses:
     found = [own for _, own in session.known.members]
   return found, output or session.words()
 

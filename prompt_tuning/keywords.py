@@ -25,6 +25,7 @@ REFUSED = {
   "task": "the `train` and `validation` arguments are the task",
   "train_steps": "the `steps` argument says it",
   "prompt": "the `method` argument names it",
+  "head": 'output="label" ("labels", "number") brings one',
   "prompt_init": "the `init` argument names it",
   "recipe": "each of its numbers is an argument of its own",
   "procedure": "it trains one phase. Run `python -m prompt_tuning.train`",

@@ -30,9 +30,9 @@ from prompt_tuning.engine.abstract import PROGRAMS, Job
 from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.engine.report import info_text
 from prompt_tuning.interop.load import load
-from prompt_tuning.outputs.text import Greedy
+from prompt_tuning.outputs import output as outputs
 
-WANTED = "BACKBONE INITIAL_CHECKPOINT_PATH PROMPT RECIPE READING OUTPUT"
+WANTED = "BACKBONE INITIAL_CHECKPOINT_PATH PROMPT HEAD RECIPE READING OUTPUT"
 # Its own flags, beside those of every verb.
 FLAGS = ("--topology", "--search", "--json", "--programs", "--model_info")
 
@@ -111,13 +111,14 @@ def job(place: sharding.Placement | None, devices: Sequence[Any]) -> Job:
   recipe = macros["RECIPE"]
   check_honoured(recipe)
   backbone = backbone.recast(dropout_rate=recipe.dropout_rate)
-  model = PromptedModel(backbone, macros["PROMPT"], recipe.pack_segments)
+  segments, head = recipe.pack_segments, macros["HEAD"]
+  model = PromptedModel(backbone, macros["PROMPT"], segments, head=head)
   layout = macros["READING"].layout(model)
   if recipe.cache_codes:
     codes.check(model, recipe.trainable, False)
   labels = config.macro("LABELS") if "LABELS" in config.names() else None
   place = recipe.sharding.over(devices) if place is None else place
-  output = macros["OUTPUT"] or Greedy(layout.targets)
+  output = macros["OUTPUT"] or outputs.writing(None, None, layout.targets)
   found = Job(model, layout, recipe, output, len(labels or (0, 1)), place)
   found.check()
   return found

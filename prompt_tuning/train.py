@@ -32,6 +32,7 @@ def train(
   recipe: Recipe,
   origin: Origin,
   prompt: Any = None,
+  head: Any = None,
   output: Any = None,
   procedure: Any = None,
   tensorboard: bool = True,
@@ -45,6 +46,7 @@ def train(
     task: `data.task.TextTask`. method: a name for the card.
     reading: how its examples become rows. recipe: numbers and choices of the training.
     origin: of the frozen weights. prompt: `core.prompt.Prompt`, or None.
+    head: a module of `heads/`, which trains beside the rest; None for none.
     output: see `outputs/`; None evaluates the loss alone.
     procedure: of several phases, see `procedures/`; None for one, in MODEL_DIR itself.
     tensorboard: also write TensorBoard events.
@@ -78,7 +80,9 @@ def train(
     loaded = distributed.together(load)
     said = task, method, prompt, reading, recipe, output, configuration
     sentence = distributed.together(
-      lambda: Sentence(loaded, *said, teachers=teaching.read(teachers or {}, loaded))
+      lambda: Sentence(
+        loaded, *said, teachers=teaching.read(teachers or {}, loaded), head=head
+      )
     )
     settled = {"configuration": folders.settled(configuration)}
     if procedure is None:

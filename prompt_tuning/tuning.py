@@ -17,7 +17,7 @@ from prompt_tuning.interop import teachers as teaching
 from prompt_tuning.wishes import OUTPUTS, Wish, wished
 
 # Macros that a run here is made of.
-WANTED = "PROMPT RECIPE READING"
+WANTED = "PROMPT HEAD RECIPE READING"
 
 
 class Quiet:
@@ -74,7 +74,8 @@ def tune(
       for exact_match where answers are written.
     output: how validation is answered: "choice", "greedy", "beam", "sample", "none" for
       the loss alone, or a setting of `outputs/`. None chooses among labels, and writes
-      greedily without any.
+      greedily without any. "label", "labels" (targets such as "a|b") and "number" are
+      answered by a head, which trains beside the prompt.
     optimizer: "adafactor", "adamw", one of `engine/optimizer.py`, or a transformation
       of optax, used as it is; None keeps Adafactor.
     objective: one of `objectives/`; None keeps the method's own.
@@ -123,9 +124,10 @@ def _tuned(
   if objective is not None:
     recipe = dataclasses.replace(recipe, objective=objective)
   backbone = loaded.backbone.recast(dropout_rate=recipe.dropout_rate)
-  prompted = PromptedModel(backbone, settings["PROMPT"], recipe.pack_segments)
+  segments, head = recipe.pack_segments, settings["HEAD"]
+  prompted = PromptedModel(backbone, settings["PROMPT"], segments, head=head)
   layout = settings["READING"].layout(prompted)
-  output = settings["OUTPUT"] if wish.validated else None
+  output = settings["OUTPUT"] if wish.validated or wish.headed else None
   fitted = fit.fit(
     *(prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder),
     teachers=teachers,
@@ -217,6 +219,10 @@ def _files(wish: Wish) -> list[str]:
         "an initialisation fills. Leave it out."
       )
     files.append(f"gin/inits/{wish.init}.gin")
+  if wish.headed:
+    if not config.brings(wish.method, "gin/heads/"):
+      files.append("gin/heads/pooled.gin")
+    files.append(f"gin/objectives/{wish.headed}.gin")
   if isinstance(wish.output, str) and OUTPUTS[wish.output]:
     files.append(f"gin/outputs/{OUTPUTS[wish.output]}.gin")
   return files

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning import arguments, keywords
+from prompt_tuning.core.labels import parts
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import config
-from prompt_tuning.outputs.choice import Choice
+from prompt_tuning.outputs.output import Output
 
 # At most so many different targets make a list of labels.
 MOST_LABELS = 64
@@ -18,8 +19,14 @@ OUTPUTS = {
   "greedy": "text_greedy",
   "beam": "text_beam",
   "sample": "text_sample",
+  "label": "label",
+  "labels": "labels",
+  "number": "number",
   "none": None,
 }
+# Those that a head answers; each has an objective of its name.
+HEADED = ("label", "labels", "number")
+SEPARATOR = "|"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,11 @@ class Wish:
   def validated(self) -> bool:
     return "validation" in self.task.splits
 
+  @property
+  def headed(self) -> str | None:
+    """Which of `HEADED` it is, if any."""
+    return _headed(self.output)
+
 
 def wished(
   train: Any, validation: Any, labels: Any, metrics: Any, output: Any, **rest: Any
@@ -57,9 +69,13 @@ def wished(
   if validation is not None:
     validation = arguments.pairs("validation", validation)
   _check_output(output, validation is not None)
-  chooses = output in (None, "choice") or isinstance(output, Choice)
+  brings = config.brings(rest["method"], "gin/heads/")
+  separator = _separator(output, rest["overrides"])
+  named = output in (None, "choice", "label", "labels")
+  chooses = named or getattr(output, "labelled", False)
   guessed = labels is None and chooses
-  labels = _guess(train, validation or []) if guessed else labels
+  if guessed:
+    labels = _guess(train, validation or [], separator)
   if labels is None and chooses and output is not None:
     count = len({target for _, target in train})
     raise ValueError(
@@ -69,39 +85,57 @@ def wished(
   if labels is not None:
     labels = arguments.labels(labels)
   if output is None:
-    output = "choice" if labels else "greedy"
+    words = ("label", "number") if brings else ("choice", "greedy")
+    output = words[not labels]
   if metrics is None:
-    written = output != "none" and validation is not None
+    written = output not in ("none", "number") and validation is not None
     metrics = ("accuracy",) if labels else ("exact_match",) if written else ()
   elif output == "none":
     raise ValueError(
       '`metrics` score answers, but `output` is "none". Leave one of them out.'
     )
   with keywords.in_words():
-    task = Lists(train=train, validation=validation, labels=labels, metrics=metrics)
+    splits = {"train": train, "validation": validation}
+    task = Lists(**splits, labels=labels, metrics=metrics, separator=separator)
   return Wish(task=task, guessed=guessed and labels is not None, output=output, **rest)
 
 
 def _check_output(output: Any, validated: bool) -> None:
   if output is None:
     return
-  if not validated:
+  if not validated and _headed(output) is None:
     raise ValueError("`output` answers validation, but `validation` is None.")
   if isinstance(output, str) and output not in OUTPUTS:
     raise ValueError(config.nearest("output", output, set(OUTPUTS)))
-  if not isinstance(output, str) and not (
-    isinstance(output, Choice) or hasattr(output, "loop")
-  ):
+  if not isinstance(output, str | Output):
     raise ValueError(
       f"`output` is {output!r}; give one of {list(OUTPUTS)}, or a setting of "
       "`prompt_tuning.outputs` such as text.Greedy(8)."
     )
 
 
+def _headed(output: Any) -> str | None:
+  kind = output.kind if getattr(output, "headed", False) else output
+  return kind if kind in HEADED else None
+
+
+def _separator(output: Any, overrides: Mapping[str, Any]) -> str | None:
+  """What stands between the labels of a target, where it may name several."""
+  if _headed(output) != "labels":
+    return None
+  given = getattr(output, "separator", SEPARATOR)
+  return overrides.get("label_separator", given)
+
+
 def _guess(
-  train: Sequence[arguments.Pair], validation: Sequence[arguments.Pair]
+  train: Sequence[arguments.Pair],
+  validation: Sequence[arguments.Pair],
+  separator: str | None = None,
 ) -> tuple[str, ...] | None:
   """The targets as labels, where they are few and repeat, as they must in `train`."""
+  if separator is not None:
+    every = [*train, *validation]
+    return tuple(sorted({one for _, text in every for one in parts(text, separator)}))
 
   def repeat(pairs: Sequence[arguments.Pair]) -> bool:
     return len({target for _, target in pairs}) <= len(pairs) // 2

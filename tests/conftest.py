@@ -9,6 +9,8 @@ import quick
 
 # Before jax is imported: tiny programs compile several times faster unoptimised.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A vector that meets the wrong axis is silent where ranks may differ; see `core.axes`.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Programs that take long to compile are compiled once for all workers and children,
 # and nothing is written to the home of whoever runs the tests.

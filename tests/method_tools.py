@@ -35,6 +35,8 @@ from prompt_tuning.engine.ready import Places
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 
 METHODS = config.methods()
+# Methods that answer by a head.
+HEADED = [name for name in METHODS if config.brings(name, "gin/heads/")]
 V, H = 61, 16
 # No two sizes alike: neither N * D and H, nor the layers of the stacks.
 BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 1))
@@ -68,6 +70,8 @@ NUMBERS = {
   "FUSE_WIDTH": 8,
   "SPACES": 4,
   "SPACE_WIDTH": 13,
+  "TRAIN_STEPS": 17,
+  "LABELS": [f"label {i}" for i in range(13)],
 }
 # Macros that name a file of an array [V H].
 FILE = re.compile(r".*_(TABLE|FILE)")
@@ -77,7 +81,12 @@ Example = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """What a gin file says: its PROMPT, TRAINABLE, rates, and the numbers it reads."""
+  """What a gin file says: its PROMPT, TRAINABLE, rates, and the numbers it reads.
+
+  Attributes:
+    head: its HEAD, or None. objective: its OBJECTIVE where that reads the head, or the
+      cross-entropy of words.
+  """
 
   name: str
   prompt: Any
@@ -85,6 +94,8 @@ class Method:
   rate: float
   branch_rates: dict[str, Any]
   numbers: dict[str, int]
+  head: Any = None
+  objective: Any = CrossEntropy()
 
 
 def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Method:
@@ -123,6 +134,10 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
     for name, group in found.pop("GROUPS").items()
     if name != "objective"
   }
+  heads = {}
+  if "HEAD" in config.names() and config.macro("HEAD") is not None:
+    heads = {"head": config.macro("HEAD"), "objective": config.macro("OBJECTIVE")}
+  found |= {name: len(x) for name, x in found.items() if isinstance(x, list)}
   return Method(
     name,
     config.macro("PROMPT"),
@@ -130,6 +145,7 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
     found.pop("LEARNING_RATE"),
     found.pop("BRANCH_SCHEDULES") | groups,
     found,
+    **heads,
   )
 
 
@@ -158,6 +174,7 @@ def examples(seed: int = 0, count: int = B) -> list[Example]:
       "inputs": ids((9, 2, 5, 8)[i % 4]),
       "targets": ids(2 + i % 3),
       "external": rng.normal(size=NUMBERS["CODE_WIDTH"]).astype(np.float32),
+      "labels": (np.arange(i, i + 13) % 13 % (i + 2) == 0).astype(np.float32),
       "task": np.int32(i % 5),
     }
     for i in range(count)
@@ -215,6 +232,10 @@ class Case:
       batch.pop("external", None)
     if prompt is None or not prompt.tasks:
       batch.pop("task", None)
+    if self.model.head is None:
+      batch.pop("labels", None)
+    elif self.method.objective.target == "label":
+      batch["labels"] = batch["labels"].argmax(-1)
     return {name: jnp.asarray(value) for name, value in batch.items()}
 
   def packed(self) -> tuple[PromptedModel, dict[str, Any], dict[int, tuple[int, int]]]:
@@ -305,7 +326,7 @@ class Case:
       recorder(), optimizer.Optimizer(rule, *rates).build(trainable)
     )
     run = step.train_step(
-      self.model, CrossEntropy(), transform, microbatches, dropout=dropout
+      self.model, self.method.objective, transform, microbatches, dropout=dropout
     )
     begin = state.create(trainable, transform)
     return run, (begin, frozen, self.batch(), jax.random.key(2))
@@ -356,8 +377,10 @@ def outcome(result: Any) -> dict[str, np.ndarray]:
 def case(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Case:
   """A method, see `load`, with its model and examples."""
   method = load(name, folder, bindings, **numbers)
-  model = PromptedModel(BACKBONE, method.prompt)
+  model = PromptedModel(BACKBONE, method.prompt, head=method.head)
   params = {"backbone": backbone_params()}
+  if method.head is not None:
+    params["head"] = random_params(model.head_shapes(), salt="head")
   if method.prompt is not None:
     shapes = model.prompt_shapes(params["backbone"])
     params["prompt"] = random_params(shapes, salt="prompt")

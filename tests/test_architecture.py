@@ -19,6 +19,7 @@ ARROWS = {
   "conditions": WORDS,
   "parameterisers": WORDS,
   "transforms": WORDS,
+  "heads": WORDS,
   "decoding": {"core"},
   "outputs": {"core", "decoding"},
   "objectives": {"core", "decoding"},
@@ -59,6 +60,17 @@ def test_arrows(room):
   for path in (PACKAGE / room).rglob("*.py"):
     other = rooms(path) - ARROWS[room] - {room}
     assert not other, f"{path.relative_to(ROOT)} imports {sorted(other)}"
+
+
+def test_nobody_asks_what_kind_an_output_is():
+  for path in FILES:
+    names = {name for name in imports(path) if name.startswith("prompt_tuning.outputs")}
+    if path.parent.name == "engine":
+      known = {"prompt_tuning.outputs", "prompt_tuning.outputs.output"}
+      assert names <= known, path
+    if path.parent.name not in ("outputs", "decoding"):
+      asked = r"isinstance\([^()]*\b(Choice|Greedy|Sample|Beam)\b|output\.loop\b"
+      assert not re.search(asked, path.read_text()), path
 
 
 def test_every_room_is_in_the_picture():

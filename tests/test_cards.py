@@ -52,7 +52,7 @@ def test_a_card_builds_words_alone():
   assert len(allowed) > 15 and len(every_class()) > 80
   for path in allowed:
     room = path.removeprefix("prompt_tuning.").split(":")[0].split(".")[0]
-    assert room in ("core", "conditions", "parameterisers", "transforms"), path
+    assert room in ("core", "conditions", "parameterisers", "transforms", "heads"), path
   core = {path for path in allowed if path.startswith("prompt_tuning.core")}
   assert core == {
     f"prompt_tuning.core.{name}"

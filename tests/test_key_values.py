@@ -51,7 +51,11 @@ def test_in_the_decoder_they_are_those_of_vectors_before_the_start():
 def test_in_one_layer_of_the_encoder_they_are_those_of_vectors_in_front():
   layer = PARAMS["encoder"]["layers_0"]
   scale = layer["pre_attention_layer_norm"]["scale"]
-  normed = VECTORS / jnp.sqrt(jnp.mean(VECTORS**2, -1, keepdims=True) + 1e-6) * scale
+  normed = (
+    VECTORS
+    / jnp.sqrt(jnp.mean(VECTORS**2, -1, keepdims=True) + 1e-6)
+    * scale[None, None]
+  )
   kernels = [layer["attention"][name]["kernel"] for name in ("key", "value")]
   kv = jnp.stack([normed @ kernel for kernel in kernels], axis=1)
   want, _ = encode(PARAMS, batch(P), Injection({"encoder.input": Slots(VECTORS)}))

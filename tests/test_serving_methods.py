@@ -39,6 +39,7 @@ WITHOUT = "full_fine_tuning", "unprompted"
 GRID = [
   (method, P, kind)
   for method in method_tools.METHODS
+  if method not in method_tools.HEADED
   for P in (LENGTHS[:1] if method in WITHOUT else LENGTHS)
   for kind in LABELS
 ]

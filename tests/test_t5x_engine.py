@@ -55,7 +55,11 @@ SIZES = {
 }
 # T5X carries neither vectors nor the task of an example.
 LEFT_OUT = re.compile(r"unprompted|s_idpg_phm_external|task_prompts.*|mpt")
-METHODS = [m for m in tools.METHODS if not LEFT_OUT.fullmatch(m)]
+METHODS = [
+  name
+  for name in tools.METHODS
+  if not LEFT_OUT.fullmatch(name) and name not in tools.HEADED
+]
 
 
 def partitioner(parts=1):

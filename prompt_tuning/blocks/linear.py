@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from prompt_tuning.core.axes import along
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.prompt import Initializer, weight
 from prompt_tuning.inits import uniform
@@ -24,4 +25,5 @@ def linear(
   shape, axes = (x_XC.shape[-1], features), ("embed", "mlp")
   kernel_CF = weight(module, f"{name}_kernel", initializer, shape, spec, axes)
   bias_F = weight(module, f"{name}_bias", uniform.zeros(), shape[1:], spec, axes[1:])
-  return jnp.asarray(x_XC, jnp.float32) @ kernel_CF + bias_F
+  product_XF = jnp.asarray(x_XC, jnp.float32) @ kernel_CF
+  return product_XF + along(bias_F, product_XF)

@@ -49,7 +49,7 @@ class BiLstm(nn.Module):
     recurrent = parameter("recurrent_kernel", units, 4 * units)
     bias = parameter("input_bias", 4 * units) + parameter("recurrent_bias", 4 * units)
     # All inputs at once, outside of the loop over steps.
-    given_QRF = jnp.einsum("RQC,CF->QRF", x_RQC, inner) + bias
+    given_QRF = jnp.einsum("RQC,CF->QRF", x_RQC, inner) + bias[None, None]
 
     def step(state, item):
       hidden, cell = state

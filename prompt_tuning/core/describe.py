@@ -29,6 +29,7 @@ ROOMS = (
   "prompt_tuning.conditions",
   "prompt_tuning.parameterisers",
   "prompt_tuning.transforms",
+  "prompt_tuning.heads",
 )
 # Sites of cards that were written when each was a class, and their places today.
 SITES = {

@@ -45,6 +45,8 @@ BY_EXAMPLE = {
   "task": Feature("example"),
   "external": Feature("example", "float32"),
   "code": Feature("example", "float32"),
+  # int32 numbers of classes, or float32, see `data.targets`.
+  "labels": Feature("example", "float32"),
 }
 
 

@@ -92,6 +92,24 @@ class Forward:
     """float32 logits of some of `states`; they are made anew for each call."""
     return self.model.backbone.logits(self.params["backbone"], states)
 
+  @functools.cached_property
+  def seen(self) -> Array:
+    """What the head reads of the backbone, such as [R H]; see `core.model`."""
+    model, weights = self.model, self.params["backbone"]
+    if "targets" in self.batch:
+      reading = self.reading
+    else:  # as it is served, where nothing is to be written
+      reading = model.backbone.read(weights, self.batch, self.injection)
+    given = self.batch, reading, self.injection, self.key
+    rows = model.lengths.get("decoder", 0), model.segments
+    return model.backbone.view(weights, model.head.view, *given, *rows)
+
+  @functools.cached_property
+  def head(self) -> Array:
+    """What the head says, such as logits [R C] of each example."""
+    seen = self.seen if self.model.head is not None else None
+    return self.model.headed(self.params, seen, self.fresh_key("head"))
+
   def continued(self, targets_BU: Int[Array, "B U"]) -> Float[Array, "B U H"]:
     """The last states of other targets after the same inputs, one example a row."""
     weights, key = self.params["backbone"], self.key

@@ -1,12 +1,16 @@
 """A frozen backbone and a prompt as one model.
 
 The backbone embeds, a Context is built, the prompt answers with an Injection, the
-backbone obeys it. Parameters are {"backbone": ..., "prompt": ...}, and while training
-also "objective" (what an objective owns) and "teacher" (prompts that only teach).
+backbone obeys it. Parameters are {"backbone": ..., "prompt": ...}, "head" where there
+is one, and while training also "objective" (what an objective owns) and "teacher"
+(prompts that only teach).
+
+A head is a module of `heads/`: `view` names what it reads of the backbone (one of its
+`views`), and `__call__(seen, spec, train)` makes something other than words of it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,12 +39,22 @@ class PromptedModel:
     segments: S, how many examples a packed row may hold; 1 where rows are not packed.
     teachers: name -> another prompt on the same backbone, whose parameters are the
       branch `teacher/NAME`. They have the student's lengths.
+    head: answers in other than words, from the branch `head`; None for none.
   """
 
   backbone: Backbone
   prompt: Any = None
   segments: int = 1
   teachers: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+  head: Any = None
+
+  def __post_init__(self) -> None:
+    known = getattr(self.backbone, "views", ())
+    if self.head is not None and self.head.view not in known:
+      raise ValueError(
+        f"The head (HEAD) reads {self.head.view!r} of the backbone, which gives "
+        f"{list(known) or 'nothing to heads'}. Set HEAD_POOL to one of these."
+      )
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -63,6 +77,23 @@ class PromptedModel:
       return self._init_prompt(key, params, self._spec(params))
 
     return jax.eval_shape(draw, jax.random.key(0), backbone_params)
+
+  def init_head(self, key: Any) -> Params:
+    """Draws the head's parameters; none without one."""
+    if self.head is None:
+      return {}
+    spec = self.backbone.spec
+    return self.head.init(key, jnp.zeros((1, spec.width)), spec).get("params", {})
+
+  def head_shapes(self) -> Params:
+    """Shapes of the head's parameters."""
+    return jax.eval_shape(self.init_head, jax.random.key(0))
+
+  def trains(self, branches: Sequence[str]) -> tuple[str, ...]:
+    """The branches that train: those named, and the head, which nobody else trains."""
+    named = any(name.split("/")[0] == "head" for name in branches)
+    more = () if self.head is None or named else ("head",)
+    return (*branches, *more)
 
   def logical_axes(self, params: Any) -> dict[str, tuple[str | None, ...]]:
     """Path of a parameter -> names of its axes; a few have none.
@@ -195,6 +226,21 @@ class PromptedModel:
     named = sorted(streams(self.prompt) - {"dropout"})
     others = {name: jax.random.fold_in(key, i) for i, name in enumerate(named, 1)}
     return {"dropout": key, **others}
+
+  def headed(self, params: Params, seen: Array, key: Any = None) -> Array:
+    """What the head makes of its view, such as float32 [R C].
+
+    Raises:
+      ValueError: where there is none.
+    """
+    if self.head is None:
+      raise ValueError(
+        "The objective or the output reads a head, but there is none (`HEAD` is None). "
+        "Include gin/heads/pooled.gin, or a method that brings one."
+      )
+    rngs = None if key is None else {"dropout": key}
+    weights, spec = {"params": params["head"]}, self.backbone.spec
+    return self.head.apply(weights, seen, spec, train=key is not None, rngs=rngs)
 
   def taught(self, params: Params, name: str) -> tuple["PromptedModel", Params]:
     """The model under one of its `teachers`, and the parameters that it reads.

@@ -25,6 +25,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from prompt_tuning.core.axes import along
 from prompt_tuning.core.layers import Layers, Part, Reader
 from prompt_tuning.core.place import Place, joined, joined_masks, masked
 
@@ -218,7 +219,7 @@ class At:
       # The decoder's causal mask has no gaps: an unused slot stays as zeros.
       tables_RGPJ, mask_RP = masked(tables_RGPJ, mask_RP), None
     if self.factor != 1.0:
-      tables_RGPJ = tables_RGPJ * self._factors(tables_RGPJ, spec)
+      tables_RGPJ = tables_RGPJ * along(self._factors(tables_RGPJ, spec), tables_RGPJ)
     return self._record(tables_RGPJ, mask_RP, spec)
 
   def _record(self, tables_RGPJ: Array, mask_RP: Array | None, spec: Any) -> Place:

@@ -53,6 +53,7 @@ class FewShot(TextTask):
     self._set("name", self.name or f"{self.task.name}_{self.shots}shot_{self.seed}")
     self._set("labels", self.task.labels if self.labels is None else self.labels)
     self._set("metrics", self.metrics or self.task.metrics)
+    self._set("separator", self.separator or self.task.separator)
     super().__post_init__()
 
   @property
@@ -100,7 +101,7 @@ class FewShot(TextTask):
     sizes = [self.shots, *([self.validation_shots] if len(self._drawn) > 1 else [])]
     chosen = draw(
       [example["targets"] for example in examples],
-      self.labels,
+      self.labels if self.separator is None else None,
       sizes,
       self.seed,
       "FewShot.shots",

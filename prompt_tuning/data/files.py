@@ -103,7 +103,6 @@ class Files(TextTask):
         self._set("labels", words)
     self._set("rows", _rows_by_split(self.rows))
     super().__post_init__()
-    self._set("_known", None if self.labels is None else frozenset(self.labels))
 
   def _check_beside(self) -> None:
     if self.external_file is None:
@@ -141,10 +140,9 @@ class Files(TextTask):
       held.check_count(next(numbers))
     if split != "train" or self.shots is None:
       return examples
-    targets = [example["targets"] for example in examples]
-    (chosen,) = draw(
-      targets, self.labels, [self.shots], self.shot_seed, "Files.shots", path
-    )
+    answers = [example["targets"] for example in examples]
+    labels = self.labels if self.separator is None else None
+    (chosen,) = draw(answers, labels, [self.shots], self.shot_seed, "Files.shots", path)
     return [examples[i] for i in chosen]
 
   def _vectors(self, split: str) -> Vectors | None:
@@ -221,9 +219,10 @@ class Files(TextTask):
         f"{row.where}: the target is empty. Give each row one, or set `Files.targets` "
         "= None for a file to predict on."
       )
-    if self._known is not None and target not in self._known:
+    target, unknown = self._settled(target)
+    if unknown is not None:
       raise ValueError(
-        f"{row.where}: the target {short(target)} is not among `Files.labels`, "
+        f"{row.where}: the target {short(unknown)} is not among `Files.labels`, "
         f"{some(self.labels)}. Add it, or map it with `Files.label_map`."
       )
     return target

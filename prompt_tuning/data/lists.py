@@ -38,7 +38,6 @@ class Lists(TextTask):
     if not self.splits:
       raise ValueError("`Lists` has no examples: give `train`, a list of text pairs.")
     super().__post_init__()
-    known = None if self.labels is None else frozenset(self.labels)
     for split in self.splits:
       for i, (text, target) in enumerate(getattr(self, split)):
         where = f"`Lists.{split}[{i}]`"
@@ -46,9 +45,10 @@ class Lists(TextTask):
           raise ValueError(f"{where} holds {MARK} more than once: {short(text)}.")
         if not target.strip():
           raise ValueError(f"{where} has an empty target. Its input is {short(text)}.")
-        if known is not None and target not in known:
+        _, unknown = self._settled(target)
+        if unknown is not None:
           raise ValueError(
-            f"{where} has the target {short(target)}, which is not among "
+            f"{where} has the target {short(unknown)}, which is not among "
             f"`Lists.labels`, {some(self.labels)}."
           )
 
@@ -58,7 +58,8 @@ class Lists(TextTask):
     return tuple(split for split in SPLITS if getattr(self, split))
 
   def _read(self, split: str) -> list[Example]:
-    return [{"inputs": i, "targets": t} for i, t in getattr(self, split)]
+    pairs = getattr(self, split)
+    return [{"inputs": i, "targets": self._settled(t)[0]} for i, t in pairs]
 
 
 def pairs(value: Any, argument: str) -> list[tuple[str, str]]:

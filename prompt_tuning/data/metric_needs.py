@@ -19,9 +19,27 @@ DETAILS: Mapping[str, str] = {"multirc": "group", "wsc": "label"}
 MOST_CLASSES = 64
 
 
-def check(names: Sequence[str], labels: Sequence[str] | None) -> None:
-  """Raises ValueError for a metric that there is not, or that the labels rule out."""
+def check(
+  names: Sequence[str], labels: Sequence[str] | None, separator: str | None = None
+) -> None:
+  """Raises ValueError for a metric that there is not, or that the labels rule out.
+
+  Args:
+    names: of metrics. labels: of the task, or None.
+    separator: where a target names several labels, what stands between them.
+  """
   metric_room.check(names)
+  for name in names:
+    if name in TWO_CLASSES + CLASSES and separator is not None:
+      raise ValueError(
+        f"`metrics` names {name!r}, which is of one label a target, but targets name "
+        f"several (LABEL_SEPARATOR is {separator!r}). Take 'f1_labels' or 'accuracy'."
+      )
+    if name == "f1_labels" and separator is None:
+      raise ValueError(
+        "`metrics` names 'f1_labels', which is of several labels a target, but the "
+        "task has no separator (LABEL_SEPARATOR). Take 'f1_macro' or 'accuracy'."
+      )
   for name in names if labels is not None else ():
     if name in TWO_CLASSES and len(labels) != 2:
       raise ValueError(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.data import answers
+from prompt_tuning.data.label_metrics import f1_labels
 
 Texts = Sequence[str]
 Scores = dict[str, float]
@@ -55,7 +56,7 @@ def resolve(name: str) -> Callable[..., Scores]:
 
 
 def reads(name: str) -> frozenset[str]:
-  """Which of "labels" and "examples" a metric asks for beside the texts."""
+  """What a metric asks for beside the texts: "labels", "examples", "separator"."""
   return frozenset(inspect.signature(resolve(name)).parameters) - _TEXTS
 
 
@@ -65,6 +66,7 @@ def score(
   predictions: Texts,
   labels: Texts | None = None,
   examples: Sequence[dict[str, Any]] | None = None,
+  separator: str | None = None,
 ) -> Scores:
   """All scores of some metrics.
 
@@ -74,10 +76,11 @@ def score(
     labels: the classes, the positive one of two last.
     examples: the task's examples, for metrics that group them, accept several answers
       or ask for a class that the target does not spell.
+    separator: stands between the labels of a text that names several.
   """
   check(names)
   check_count(len(targets), len(predictions))
-  known = {"labels": labels, "examples": examples}
+  known = {"labels": labels, "examples": examples, "separator": separator}
   scores: Scores = {}
   for name in names:
     details = {key: known[key] for key in known if key in reads(name)}
@@ -261,6 +264,7 @@ METRICS: dict[str, Callable[..., Scores]] = {
     bleu,
     exact_match,
     f1_binary,
+    f1_labels,
     f1_macro,
     matthews,
     multirc,

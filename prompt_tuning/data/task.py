@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.core.labels import joined, parts
 from prompt_tuning.data import metric_needs, sequences, vocabularies
 from prompt_tuning.data import metrics as metric_room
 from prompt_tuning.data.texts import MARK as MARK
@@ -46,11 +47,14 @@ class TextTask:
       among, or None. For a binary task the positive one stands last. A whole number or
       a truth value stands for its spelling: 0 for "0".
     metrics: names in `prompt_tuning/data/metrics.py`.
+    separator: where a target names several labels, what stands between them ("none"
+      names no label); None where it names one.
   """
 
   name: str = "task"
   labels: Sequence[str] | None = None
   metrics: Sequence[str] = ()
+  separator: str | None = None
 
   def __post_init__(self) -> None:
     kind = type(self).__name__
@@ -67,8 +71,23 @@ class TextTask:
       self._set("metrics", (self.metrics,))
     names = sequences.items(self.metrics, f"{kind}.metrics")
     self._set("metrics", tuple(names))
-    metric_needs.check(self.metrics, self.labels)
+    self._check_separator(kind)
+    metric_needs.check(self.metrics, self.labels, self.separator)
     self._set("_texts", {})
+    self._set("_known", None if self.labels is None else frozenset(self.labels))
+
+  def _check_separator(self, kind: str) -> None:
+    if self.separator is None:
+      return
+    known = self.labels or ()
+    inside = [label for label in known if self.separator in label]
+    if not isinstance(self.separator, str) or not self.separator or not known or inside:
+      raise ValueError(
+        f"`{kind}.separator` (LABEL_SEPARATOR) is {self.separator!r}, but "
+        f"{f'the label {inside[0]!r} holds it' if inside else 'there are no labels'}. "
+        "It stands between the labels of one target, such as '|': give labels, and a "
+        "text that is in none."
+      )
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -118,6 +137,21 @@ class TextTask:
     if self.metrics:
       examples = self.examples(split)
       metric_needs.check_examples(self.metrics, examples, self.labels, split)
+
+  def _settled(self, target: str) -> tuple[str, str | None]:
+    """A target as it is compared, and what of it is no label (None where all are).
+
+    Several labels stand in the order of all, whatever the data's.
+    """
+    if self._known is None or (self.separator is None and target in self._known):
+      return target, None
+    if self.separator is None:
+      return target, target
+    held = parts(target, self.separator)
+    unknown = next((one for one in held if one not in self._known), None)
+    if unknown is not None:
+      return target, unknown
+    return joined(set(held), self.labels, self.separator), None
 
   def build(self, vocabulary: Vocabulary) -> SeqioTask:
     """A SeqIO task with `inputs` and `targets`, not registered.
@@ -209,7 +243,8 @@ class TextTask:
     """
     examples = picked(self.examples(split), numbers)
     targets = [example["targets"] for example in examples]
-    return metric_room.score(self.metrics, targets, predictions, self.labels, examples)
+    known = self.labels, examples, self.separator
+    return metric_room.score(self.metrics, targets, predictions, *known)
 
   def _set(self, field: str, value: Any) -> None:
     object.__setattr__(self, field, value)  # frozen for all others
@@ -232,7 +267,8 @@ class TextTask:
 
   def _metric(self, name: str) -> Any:
     def metric_fn(targets, predictions):
-      return metric_room.score((name,), targets, predictions, self.labels)
+      known = self.labels, None, self.separator
+      return metric_room.score((name,), targets, predictions, *known)
 
     return metric_fn
 

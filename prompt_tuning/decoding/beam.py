@@ -156,7 +156,7 @@ class _Search:
     length = state.index + 1
     if self.form == "power":
       ends_BC |= length == self.steps
-      ends_BC &= jnp.arange(ends_BC.shape[1]) < self.beams
+      ends_BC &= jnp.arange(ends_BC.shape[1])[None] < self.beams
     scores_BC = self.score(log_probs_BC, length)
     scores_BC = jnp.where(ends_BC & ~state.done_B[:, None], scores_BC, -jnp.inf)
     scores_BX = jnp.concatenate([state.ended_scores_BK, scores_BC], 1)

@@ -8,21 +8,18 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.format import SEGMENTS
 from prompt_tuning.core.forward import Forward
-from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import evaluate, fit, sharding, terms
+from prompt_tuning.engine import evaluate, fit, heads, sharding, terms
 from prompt_tuning.engine.ready import Places, Ready, places, state_shapes
 from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.objectives import objective as objectives
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 from prompt_tuning.objectives.objective import Words, bound, judged, parts
-from prompt_tuning.outputs.choice import Choice
 
 PROGRAMS = ("train", "eval", "decode")
 
@@ -44,6 +41,11 @@ class Job:
   labels: int
   place: sharding.Placement
 
+  def __post_init__(self) -> None:
+    trainable = self.model.trains(self.recipe.trainable)
+    recipe = dataclasses.replace(self.recipe, trainable=trainable)
+    object.__setattr__(self, "recipe", recipe)
+
   def check(self) -> None:
     """Raises ValueError where a batch does not divide by the mesh."""
     recipe = self.recipe
@@ -56,6 +58,8 @@ class Job:
     backbone = self.model.backbone.held_shapes()
     prompt = self.model.prompt_shapes(backbone)
     found = {"backbone": backbone, **({"prompt": prompt} if prompt else {})}
+    if self.model.head is not None:
+      found["head"] = self.model.head_shapes()
     found |= self._own(found)
     trains, frozen = branches.split(found, self.trainable)
     trains = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "float32"), trains)
@@ -75,9 +79,7 @@ class Job:
   @functools.cached_property
   def objective(self) -> Any:
     """The objective, with labels as long as targets may be."""
-    ids = self.model.backbone.spec.ids
-    label = [_word(ids)] * max(1, self.layout.targets - 1)
-    words = Words(lambda text: label, ids.end)
+    words = Words(self._pieces, self.model.backbone.spec.ids.end)
     labels = [str(number) for number in range(self.labels)]
     return bound(self.recipe.objective, words, labels)
 
@@ -121,16 +123,19 @@ class Job:
 
   def _decode(self) -> Any:
     params, batch = self._whole, self.batch(self._size)
-    if isinstance(self.output, Choice):
-      # Any label of as many tokens costs the same.
-      ids = self.model.backbone.spec.ids
-      ids_KU = np.full((self.labels, self.layout.targets), _word(ids))
-      ids_KU[:, -1] = ids.end
-      run = evaluate.label_scorer(self._alone, ids_KU, self.output, self.place)
-      return run.lower(params, batch)
     numbers = jax.ShapeDtypeStruct((self._size,), "int32", sharding=self.place.by_rows)
-    run = evaluate.writer(self._alone, self.output, self.place)
-    return run.lower(params, batch, numbers)
+    labels = list(map(str, range(self.labels)))
+    program = self.output.program(self._alone, labels, self._pieces)
+    return evaluate.compiled(program, self.place).lower(params, batch, numbers)
+
+  def _pieces(self, label: str) -> list[int]:
+    """A label's pieces: any of as many tokens costs the same, but no two are alike."""
+    number, vocabulary = int(label), self.model.backbone.spec.vocabulary
+    pieces = []
+    for _ in range(max(self.layout.targets - 1, 1)):
+      number, rest = divmod(number, vocabulary - 3)
+      pieces.append(3 + rest)
+    return pieces
 
   @property
   def _alone(self) -> PromptedModel:
@@ -160,6 +165,8 @@ class Job:
       shapes["external"] = (*each, prompt.external_width), "float32"
     if prompt is not None and prompt.tasks:
       shapes["task"] = each, "int32"
+    if self.model.head is not None:
+      shapes["labels"] = heads.labels(self.model, self.recipe.objective, each)
     batch = {
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.by_rows)
       for name, (shape, dtype) in shapes.items()
@@ -195,11 +202,6 @@ def check_objective(ready: Ready) -> None:
     return [term.total for term in found]
 
   jax.eval_shape(lost, ready.params, batch)
-
-
-def _word(ids: Ids) -> int:
-  """An id that neither pads nor ends."""
-  return next(i for i in range(3) if i not in (ids.pad, ids.end))
 
 
 def _at(shapes: Any, places: Any) -> Any:

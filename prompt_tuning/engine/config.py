@@ -31,6 +31,7 @@ from prompt_tuning.engine import macros as known_macros
 from prompt_tuning.engine.explain import ConfigError, missing_file, nearest, unparsed
 from prompt_tuning.engine.explain import differing_lines as differing_lines
 from prompt_tuning.engine.gin_values import macro as macro
+from prompt_tuning.engine.library import brings as brings
 from prompt_tuning.engine.library import gin_folder as gin_folder
 from prompt_tuning.engine.library import inits as inits
 from prompt_tuning.engine.library import methods as methods

@@ -4,8 +4,8 @@
   "output": {"kind": "choice", "normalize_by_length": true, "chunk": 0} or null
 
 A run writes it, those who answer read it. It is data: a kind of output is looked up
-among four, and no other name, class or configuration is taken from a card. Cards
-without these entries are read as if they said nothing.
+among those of `outputs.output`, and no other name, class or configuration is taken from
+a card. Cards without these entries are read as if they said nothing.
 """
 
 import dataclasses
@@ -17,10 +17,7 @@ from typing import Any
 from prompt_tuning.core.format import PLACES
 from prompt_tuning.data import reading as readings
 from prompt_tuning.data.reading import Reading
-from prompt_tuning.outputs.choice import Choice
-from prompt_tuning.outputs.text import Beam, Greedy, Sample
-
-KINDS = {"choice": Choice, **{kind.loop: kind for kind in (Greedy, Sample, Beam)}}
+from prompt_tuning.outputs import output as outputs
 
 
 class CardError(ValueError):
@@ -55,14 +52,10 @@ class Conventions:
 def said(task: Any, output: Any) -> dict[str, Any]:
   """The card's entries for a task and an output setting; None for one of neither."""
   reading = readings.of_task(task)
-  names = {kind: name for name, kind in KINDS.items()}
-  # An output of the user's own code cannot be built again from data.
-  known = type(output) in names
   return {
     "reading": None if reading is None else dataclasses.asdict(reading),
-    "output": {"kind": names[type(output)], **dataclasses.asdict(output)}
-    if known
-    else None,
+    # An output of the user's own code cannot be built again from data.
+    "output": outputs.said(output),
   }
 
 
@@ -146,9 +139,10 @@ def _output(card: Mapping[str, Any]) -> Any:
     return None
   data = dict(_object(card, "output"))
   kind = data.pop("kind", None)
-  known = isinstance(kind, str) and kind in KINDS
-  _check(known, "output.kind", kind, f"one of {list(KINDS)}")
-  return _built(KINDS[kind], data, "output")
+  kinds = outputs.KINDS
+  known = isinstance(kind, str) and kind in kinds
+  _check(known, "output.kind", kind, f"one of {list(kinds)}")
+  return _built(kinds[kind], data, "output")
 
 
 def _built(settings: Any, data: Mapping[str, Any], key: str) -> Any:

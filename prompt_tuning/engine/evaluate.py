@@ -13,12 +13,9 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
-from prompt_tuning.decoding import decode
-from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine import members, rows, sharding
 from prompt_tuning.engine.sharding import Placement
 from prompt_tuning.objectives import objective as objectives
-from prompt_tuning.outputs import choice, text
 
 Example = dict[str, Any]
 
@@ -250,77 +247,20 @@ def predictor(
 ) -> Callable[[Any, Any, Any], list[dict[str, Any]]]:
   """(params, batch, numbers) -> one record a row, for a setting of `outputs/`.
 
-  `numbers` [B] count the examples: what `Sample` draws depends on the seed and an
-  example's number, not on how examples fall into batches.
+  `numbers` [B] count the examples: what is drawn depends on the seed and an example's
+  number, not on how examples fall into batches.
 
   Raises:
-    ValueError: if answers shall be chosen, but the task names no labels.
+    ValueError: if the output does not fit the model or the labels.
   """
-  place = place or sharding.DEFAULT.over()
+  output.check(model, labels)
   encode = functools.partial(vocabularies.encode, vocabulary)
-  ids = model.backbone.spec.ids
-  if isinstance(output, choice.Choice):
-    if not labels:
-      raise ValueError(
-        "`OUTPUT` is a choice among labels, but the task has no `labels`. Give them, "
-        "or include gin/outputs/text_greedy.gin."
-      )
-    ids_KU = choice.label_rows(labels, encode, ids)
-    score = label_scorer(model, ids_KU, output, place)
+  decode = functools.partial(vocabularies.decode, vocabulary)
+  place = place or sharding.DEFAULT.over()
+  run = compiled(output.program(model, labels, encode), place)
 
-    def choose(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:
-      scores_BK = np.asarray(score(params, batch))
-      return [
-        {
-          "prediction": answer,
-          "scores": dict(zip(labels, map(float, row), strict=True)),
-        }
-        for answer, row in zip(
-          choice.answers(scores_BK, labels), scores_BK, strict=True
-        )
-      ]
+  def predict(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:
+    arrays = jax.device_get(run(params, batch, numbers))
+    return output.records(arrays, labels, decode, model.backbone.spec.ids)
 
-    return choose
-
-  write = writer(model, output, place)
-  to_text = functools.partial(vocabularies.decode, vocabulary)
-
-  def generate(params: Any, batch: Any, numbers: Any) -> list[dict[str, Any]]:
-    written, log_probabilities = jax.device_get(write(params, batch, numbers))
-    best_B = (
-      log_probabilities if log_probabilities.ndim == 1 else log_probabilities[:, 0]
-    )
-    return [
-      {"prediction": answer, "log_probability": float(value)}
-      for answer, value in zip(text.answers(written, to_text, ids), best_B, strict=True)
-    ]
-
-  return generate
-
-
-def label_scorer(
-  model: PromptedModel, ids_KU: np.ndarray, output: Any, place: Placement
-) -> Callable[[Any, Any], Any]:
-  """The compiled (params, batch) -> log-probabilities [B K] of labels."""
-
-  def score(params: Any, batch: Any) -> Any:
-    return scoring.choice_scores(
-      model, params, batch, ids_KU, output.normalize_by_length, output.chunk
-    )
-
-  return compiled(score, place)
-
-
-def writer(
-  model: PromptedModel, output: Any, place: Placement
-) -> Callable[[Any, Any, Any], Any]:
-  """The compiled (params, batch, numbers [B]) -> ids and log-probabilities."""
-
-  def write(params: Any, batch: Any, numbers: Any) -> Any:
-    keys = None
-    if output.loop == "sample":
-      seed = jax.random.key(output.seed)
-      keys = jax.vmap(functools.partial(jax.random.fold_in, seed))(numbers)
-    return decode.generate(model, params, batch, output, keys)
-
-  return compiled(write, place)
+  return predict

@@ -60,9 +60,12 @@ def product_of(
   names = set(branches.flatten(trained))
   fixed = {
     name: value
-    for name, value in branches.flatten({"prompt": params.get("prompt", {})}).items()
+    for name, value in branches.flatten(
+      {branch: params.get(branch, {}) for branch in ("prompt", "head")}
+    ).items()
     if name not in names
   }
   scores = {name: float(value) for name, value in (best.scores or {}).items()}
   card = {**card, "step": best.step, "scores": scores}
-  return product.Product(model.prompt, trained, card, branches.unflatten(fixed))
+  fixed = branches.unflatten(fixed)
+  return product.Product(model.prompt, trained, card, fixed, model.head)

@@ -155,7 +155,7 @@ def run(
       rest = {**frozen, **ready.place.fetch({k: frozen[k] for k in fixed})}
       keep(branches.merge(kept["trainable"], rest), kept["trainable"], found)
 
-  fixed = frozen.keys() & {"prompt"}
+  fixed = frozen.keys() & {"prompt", "head"}
   final, best = loop.run(
     _compiled(ready),
     begin,
@@ -227,7 +227,7 @@ def compiled_step(
     recipe.objective,
     transform,
     recipe.microbatches,
-    recipe.drops(model.prompt),
+    recipe.drops(model.prompt, model.head),
   )
   return jax.jit(
     place.traced(step_fn),

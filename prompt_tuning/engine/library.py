@@ -44,3 +44,9 @@ def texts() -> dict[str, str]:
     for top in TOPS
     for path in sorted((root() / top).glob("**/*.gin"))
   }
+
+
+def brings(method: str, part: str) -> bool:
+  """Whether a method's file includes some file of a folder such as "gin/heads/"."""
+  text = texts().get(f"gin/methods/{method}.gin", "")
+  return f'include "{part}' in text

@@ -90,6 +90,14 @@ TABLE: dict[str, Row] = {
   "PROMPT_PLACE": Row(
     choice("front", "after_first", "end", "mark"), "where the prompt stands in an input"
   ),
+  "HEAD": Row(
+    optional(made("@pooled.Pooled()")),
+    "what answers in other than words",
+    "Include gin/heads/pooled.gin.",
+  ),
+  "HEAD_POOL": Row(text(), 'what a head reads, such as "mean" or "first"'),
+  "HEAD_FORM": Row(choice("linear", "dense_tanh"), "layers of a head"),
+  "HEAD_DROPOUT": Row(_share, "share of a head's inputs that training drops"),
   "OBJECTIVE": Row(made("@cross_entropy.CrossEntropy()"), "what training lowers"),
   "OUTPUT": Row(
     optional(made("@choice.Choice()")),
@@ -227,6 +235,9 @@ TABLE: dict[str, Row] = {
   "LABELS": Row(
     optional(texts('["negative", "positive"]')), "target words of a classification task"
   ),
+  "LABEL_SEPARATOR": Row(
+    optional(text()), "what stands between the labels of a target that names several"
+  ),
   "INPUTS": Row(optional(text()), 'template of an input, such as "{text}"'),
   "ID_COLUMN": Row(optional(text()), "column that is kept as the id of an answer"),
   "EXTERNAL_COLUMN": Row(optional(text()), "column of vectors, lists of numbers"),
@@ -279,6 +290,9 @@ TABLE: dict[str, Row] = {
   "TEMPERATURE": Row(_number_above_0, "divides the logits before a draw"),
   "TOP_P": Row(number(above=0, high=1), "probability that the drawn tokens cover"),
   "NORMALIZE_BY_LENGTH": Row(flag(), "divide a label's log-probability by its tokens"),
+  "THRESHOLD": Row(
+    number(above=0, below=1), "probability from which on a label is an answer"
+  ),
   "PROMPT_DIR": Row(optional(path()), "folder `prompt/` of a run"),
   "EVAL_DIR": Row(path(), "folder that scores and predictions go to"),
   "SPLIT": Row(text(), 'split of the task, such as "test"'),

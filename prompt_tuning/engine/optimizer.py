@@ -49,6 +49,14 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, steps: int) -> Schedu
   )
 
 
+def exponential(learning_rate: float, decay: float, steps: int) -> Schedule:
+  """rate * decay^(step / steps): the same factor at every step, `decay` over all."""
+  own = {"learning_rate": learning_rate, "steps": steps}
+  check("optimizer.exponential", _FROM_0, **own)
+  check("optimizer.exponential", _ABOVE_0, decay=decay)
+  return optax.exponential_decay(learning_rate, max(steps, 1), decay)
+
+
 def inverse_square_root(learning_rate: float, warmup_steps: int) -> Schedule:
   """rate / sqrt(max(step, warm-up) / warm-up): T5's pre-training schedule."""
   owner = "optimizer.inverse_square_root"

@@ -24,6 +24,8 @@ from prompt_tuning.engine import card as cards
 
 FORMAT = "prompt_tuning/prompt/1"
 CARD, TENSORS = "card.json", "prompt.safetensors"
+# What of a product is a module, and stands in its card as words.
+WORDS = ("module", "head")
 # What stands in a folder of ours, and may be replaced.
 OWNED = stated(CARD, {"format": FORMAT}, [TENSORS])
 
@@ -37,23 +39,27 @@ class Product:
     trainable: trained branches, {"prompt": ...} or {"backbone": ...}, numpy float32.
     frozen: branches of the prompt that did not train (a fixed table, say).
     card: method, letters, backbone, task, step, scores; plain data.
+    head: answers in other than words (`heads/`), or None.
   """
 
   module: Any
   trainable: Any
   card: dict[str, Any]
   frozen: Any = dataclasses.field(default_factory=dict)
+  head: Any = None
 
   def __getstate__(self) -> dict[str, Any]:
     # As its card says it: how a parameter was first drawn is code, and is done with.
-    return {**vars(self), "module": describe.describe(self.module)}
+    words = {name: describe.describe(getattr(self, name)) for name in WORDS}
+    return {**vars(self), **words}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
-    vars(self).update({**state, "module": describe.rebuild(state["module"])})
+    words = {name: describe.rebuild(state.get(name)) for name in WORDS}
+    vars(self).update({**state, **words})
 
   def __deepcopy__(self, memo: dict[int, Any]) -> "Product":
     values = copy.deepcopy((self.trainable, self.card, self.frozen), memo)
-    return Product(self.module, *values)
+    return Product(self.module, *values, self.head)
 
   @property
   def fingerprint(self) -> str | None:
@@ -149,10 +155,12 @@ class Product:
       for name, value in {**flatten(self.frozen), **flatten(self.trainable)}.items()
     }
     written = safetensors_numpy.save(tensors)
+    head = {} if self.head is None else {"head": describe.describe(self.head)}
     card = {
       "format": FORMAT,
       **self.card,
       "module": describe.describe(self.module),
+      **head,
       "branches": sorted({name.partition("/")[0] for name in tensors}),
       "trained": sorted(flatten(self.trainable)),
       "shapes": {name: list(value.shape) for name, value in tensors.items()},
@@ -210,6 +218,8 @@ def _rebuilt(folder: Any, card: dict[str, Any], tensors: dict[str, Any]) -> Prod
   try:
     module = describe.rebuild(card.pop("module"))
     _check_module(module)
+    head = describe.rebuild(card.pop("head", None))
+    _check_head(head)
   except Exception as error:  # a damaged card may describe anything
     raise ValueError(f"{where!r} describes no prompt: {error}") from error
   trained = card.pop("trained")
@@ -218,6 +228,8 @@ def _rebuilt(folder: Any, card: dict[str, Any], tensors: dict[str, Any]) -> Prod
     may = ["prompt"] if module is not None else ["backbone"]
     if "backbone" in card.get("branches", []):
       may.append("backbone")
+    if head is not None:
+      may.append("head")
     if not any(within(name, branch) and name != branch for branch in may):
       raise ValueError(
         f"{str(folder / TENSORS)!r} holds {name!r}, but a product of this kind holds "
@@ -229,6 +241,7 @@ def _rebuilt(folder: Any, card: dict[str, Any], tensors: dict[str, Any]) -> Prod
     unflatten({name: tensors[name] for name in trained}),
     card,
     unflatten(rest),
+    head,
   )
 
 
@@ -242,6 +255,12 @@ def _check_module(module: Any) -> None:
     raise ValueError(f"it reserves {lengths}.")
   for fact in (module.needs, module.external_width, module.tasks, module.encoded):
     hash(fact)
+
+
+def _check_head(head: Any) -> None:
+  """Refuses what is no head."""
+  if head is not None and not isinstance(getattr(head, "view", None), str):
+    raise ValueError(f"its head is {type(head).__name__}, which is none.")
 
 
 def _check_tensor(what: str, value: Any) -> None:

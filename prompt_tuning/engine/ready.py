@@ -13,7 +13,7 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
 from prompt_tuning.data import buckets, given, packing
 from prompt_tuning.data.features import Layout
-from prompt_tuning.engine import codes, members, sharding, state, terms
+from prompt_tuning.engine import codes, heads, members, sharding, state, terms
 from prompt_tuning.engine.evaluate import Evaluator
 from prompt_tuning.engine.examples import Part, training_source, validation_part
 from prompt_tuning.engine.recipe import Recipe
@@ -100,7 +100,11 @@ def prepare(
   place = recipe.sharding.over()
   sharding.check_batch(recipe.batch_size, recipe.microbatches, place)
   sharding.check_batch(recipe.eval_batch_size, 1, place, "EVAL_BATCH_SIZE")
-  for member in members.of(task):
+  heads.check(model, recipe.objective, output, task)
+  recipe = dataclasses.replace(recipe, trainable=model.trains(recipe.trainable))
+  numbered = model.head is not None
+  # A head has no need to spell labels.
+  for member in () if numbered else members.of(task):
     batching.check_labels(member.labels, vocabulary)
   trains = recipe.plan.steps > 0
   objective = recipe.objective if trains else terms.answering(recipe.objective)
@@ -117,17 +121,18 @@ def prepare(
   if segments < recipe.pack_segments:
     recipe = dataclasses.replace(recipe, pack_segments=segments)
     model = dataclasses.replace(model, segments=segments)
-  source = training_source(task, vocabulary, layout, recipe.seed) if trains else None
+  source = validation = None
   wanted = given.wants(model.prompt)
-  source = source and given.checked(source, wanted, "train")
-  validation = None
+  if trains:
+    source = training_source(task, vocabulary, layout, recipe.seed, numbered)
+    source = given.checked(source, wanted, "train")
   judge = task if judge is None else judge
   if "validation" in judge.splits:
-    validation = validation_part(judge, vocabulary, recipe.eval_examples)
+    validation = validation_part(judge, vocabulary, recipe.eval_examples, numbered)
     batching.check_lengths(validation.examples, layout, "validation")
     given.checked(validation.examples, wanted, "validation")
     # A stream draws its targets from running text, where some piece may be unknown.
-    if not judge.streams:
+    if not judge.streams and not numbered:
       targets = validation.examples, vocabulary, "validation", judge.labels
       batching.check_targets(*targets)
   if trains and recipe.cache_codes:
@@ -229,5 +234,6 @@ def initial_params(
   prompt = model.init_prompt(key, backbone_params, encode)
   total, table = branches.count(prompt), branches.count(backbone_params)
   logging.info("prompt %s numbers, backbone %s", total, table)
-  params = {"backbone": backbone_params}
-  return {**params, "prompt": prompt} if prompt else params
+  head = model.init_head(jax.random.fold_in(jax.random.key(seed), 3))
+  params = {"backbone": backbone_params, "prompt": prompt, "head": head}
+  return {name: tree for name, tree in params.items() if tree or name == "backbone"}

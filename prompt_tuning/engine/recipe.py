@@ -52,9 +52,9 @@ class Recipe:
   def __post_init__(self) -> None:
     object.__setattr__(self, "trainable", tuple(self.trainable))
 
-  def drops(self, prompt: Any) -> bool:
-    """Whether anything is dropped while a prompt (or None) trains."""
-    return self.dropout_rate > 0 or drops(prompt)
+  def drops(self, *parts: Any) -> bool:
+    """Whether anything is dropped while a prompt and a head (or None) train."""
+    return self.dropout_rate > 0 or drops(*parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +104,6 @@ class Reading:
     return Layout.of(model, *sizes, self.place, self.truncate)
 
 
-def drops(prompt: Any) -> bool:
-  """Whether some word of a prompt draws noise while training, such as dropout."""
-  return bool(streams(prompt))
+def drops(*parts: Any) -> bool:
+  """Whether some word of a prompt or head draws noise while training, as dropout is."""
+  return any(map(streams, parts))

@@ -22,6 +22,7 @@ class Sentence:
   configuration: all of it, as text.
   judge: the task whose validation split chooses the best; None for `task`.
   teachers: name -> product that the objective learns from.
+  head: a module of `heads/`, or None.
   """
 
   loaded: Any
@@ -34,13 +35,15 @@ class Sentence:
   configuration: str
   judge: Any = None
   teachers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  head: Any = None
 
   @property
   def model(self) -> PromptedModel:
     """Backbone and prompt as they train."""
     # The rate holds for a backbone that states its own, too.
     recast = self.loaded.backbone.recast(dropout_rate=self.recipe.dropout_rate)
-    return PromptedModel(recast, self.prompt, self.recipe.pack_segments)
+    segments = self.recipe.pack_segments
+    return PromptedModel(recast, self.prompt, segments, head=self.head)
 
   @property
   def alone(self) -> PromptedModel:

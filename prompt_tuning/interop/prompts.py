@@ -152,6 +152,11 @@ def fixed(prompt: Product) -> Injection:
   """
   if prompt.module is None:
     raise ValueError(f"This product is a whole backbone, not a prompt. {REMAINS}")
+  if prompt.head is not None:
+    raise ValueError(
+      "This prompt answers by a head, which numpy, peft and t5x cannot hold beside it. "
+      f"{REMAINS}"
+    )
   if prompt.module.reads_input:
     raise ValueError(
       "This prompt reads its input, so no fixed vectors do what it does: numpy, peft "

@@ -53,6 +53,11 @@ def write(folder: str | pathlib.Path, made: Servable) -> None:
     raise ValueError(
       f"A SavedModel needs TensorFlow: {error}. Use --to=stablehlo, which does not."
     ) from error
+  if made.model.head is not None:
+    raise ValueError(
+      "The prompt answers by a head, which no SavedModel is written of. Export it with "
+      "--to=stablehlo."
+    )
   folders.check(folder, expected=ALWAYS)  # before what takes minutes
   said, model = serving_export.vocabulary(made.vocabulary)
   words = tokeniser(made.vocabulary)

@@ -29,7 +29,7 @@ from prompt_tuning.data.texts import short
 from prompt_tuning.interop import serving_card, serving_files, serving_reads
 from prompt_tuning.interop.serving_files import Pieces
 from prompt_tuning.interop.serving_reads import Reads
-from prompt_tuning.outputs import text
+from prompt_tuning.outputs import words
 
 # Rows of texts are as long as a multiple of this, and so many to a batch at the most.
 ROUND, MOST = 16, 64
@@ -76,19 +76,37 @@ class Served:
         columns.
       external, task: as for `pt.predict`.
     """
+    if "classify" in self.programs:
+      return self._headed(texts, external, task)[0]
     ids = self._answers("generate", texts, external, task).get("ids")
     marks = serving_reads.of(self.card).marks
-    return [] if ids is None else text.answers(ids, self._pieces().decode, marks)
+    return [] if ids is None else words.answers(ids, self._pieces().decode, marks)
 
   def classify(
     self, texts: Iterable[Any], external: Any = None, task: Any = None
   ) -> tuple[list[str], np.ndarray]:
-    """The likeliest label of each text, and log-probabilities [B K] of all labels."""
+    """The label of each text, and what its scores [B K] go by.
+
+    Of a choice they are log-probabilities of all labels; of a head see
+    `outputs.classes`.
+    """
+    if "classify" in self.programs:
+      return self._headed(texts, external, task)
     labels = self.card.get("labels") or []
     scores_BK = self._answers("choose", texts, external, task).get("scores")
     if scores_BK is None:
       return [], np.zeros((0, len(labels)))
     return [labels[k] for k in scores_BK.argmax(1)], scores_BK
+
+  def _headed(
+    self, texts: Iterable[Any], external: Any, task: Any
+  ) -> tuple[list[str], np.ndarray]:
+    """What the head says of each text, and its scores."""
+    labels, head = self.card.get("labels"), self.card["head"]
+    scores = self._answers("classify", texts, external, task).get("scores")
+    if scores is None:
+      return [], np.zeros((0, len(labels or ())))
+    return words.said(scores, labels, **head), scores
 
   def _numbers(self, count: int, task: Any, reads: Reads) -> np.ndarray:
     """Numbers of tasks [B]."""

@@ -33,7 +33,10 @@ ARGUMENTS = {
 RESULTS = {
   "generate": {"ids": ("int32", (2, 3)), "log_probability": ("float32", (1, 2))},
   "choose": {"scores": ("float32", (2,))},
+  "classify": {"scores": ("float32", (1, 2))},
 }
+# How a head answers, and what is said of each way.
+HEADS = {"label": (), "labels": ("threshold", "separator"), "number": ()}
 FLOATS = ("float32", "float16", "bfloat16")
 VOCABULARIES = ("bytes", "sentencepiece", "tokenizers")
 _COPY = "Copy the whole folder again."
@@ -92,6 +95,10 @@ def _check(stated: Stated) -> None:
     dtype, axes = ARGUMENTS[name]
     _check_array(arguments.child(name), (dtype,), axes)
   _check_programs(stated.child("programs"), labels)
+  if ("classify" in stated.fields["programs"]) != stated.has("head"):
+    raise UnreadableError(f"{stated.where!r} has a head or its program alone. {_COPY}")
+  if stated.has("head"):
+    _check_head(stated.child("head"), stated)
   weights = stated.child("weights")
   for name in weights.fields:
     _check_array(weights.child(name), FLOATS)
@@ -109,9 +116,23 @@ def _check(stated: Stated) -> None:
     )
 
 
+def _check_head(head: Stated, stated: Stated) -> None:
+  kind = head.text("kind", tuple(HEADS))
+  scores = stated.fields["programs"]["classify"]["scores"]["shape"]
+  if (len(scores) == 1) != (kind == "number"):
+    raise UnreadableError(
+      f"{head.where!r} says a head of the kind {kind!r} gives scores {scores}. {_COPY}"
+    )
+  _check_names(head, ("kind", *HEADS[kind]), ("kind", *HEADS[kind]))
+  if kind == "labels":
+    head.text("separator")
+    head.need("threshold", lambda x: type(x) is float and 0 < x < 1, "a share below 1")
+
+
 def _check_programs(programs: Stated, labels: Sequence[str] | None) -> None:
   _check_names(programs, ("generate",), tuple(RESULTS))
-  if ("choose" in programs.fields) != (labels is not None):
+  chooses, headed = (name in programs.fields for name in ("choose", "classify"))
+  if chooses != (labels is not None and not headed):
     raise UnreadableError(
       f"{programs.where!r} has the programs {sorted(programs.fields)}, but the labels "
       f"{labels}."
@@ -122,7 +143,9 @@ def _check_programs(programs: Stated, labels: Sequence[str] | None) -> None:
     for key, (dtype, ranks) in RESULTS[name].items():
       axes = _check_array(results.child(key), (dtype,))
       fits = axes[:1] == ["b"] and len(axes) in ranks
-      if not fits or (key == "scores" and axes[1] != len(labels)):
+      if not fits or (
+        len(axes) == 2 and key == "scores" and axes[1:] != [len(labels or ())]
+      ):
         raise UnreadableError(
           f"{results.where!r} says {results.at}{key}.shape is {axes}, which is not "
           "what that program gives."

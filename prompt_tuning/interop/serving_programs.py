@@ -24,12 +24,12 @@ from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import check_labels
 from prompt_tuning.data.given import Wants
-from prompt_tuning.decoding import decode, score
 from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.interop import serving_reads
 from prompt_tuning.interop.serving_card import FORMAT
 from prompt_tuning.interop.serving_settings import Settings
 from prompt_tuning.outputs import choice
+from prompt_tuning.outputs.output import Output, said
 
 # What a text may bring besides itself.
 BESIDE = ("external", "task")
@@ -44,6 +44,7 @@ class Servable:
   Attributes:
     model, params: backbone and prompt. vocabulary: see `data.vocabularies`.
     settings: what the programs do. card: of the artifact, but for its files.
+    outputs: a program each; without any, those of the settings.
   """
 
   model: PromptedModel
@@ -51,6 +52,7 @@ class Servable:
   vocabulary: Any
   settings: Settings
   card: dict[str, Any]
+  outputs: tuple[Output, ...] = ()
 
   @property
   def weights(self) -> dict[str, Array]:
@@ -60,28 +62,18 @@ class Servable:
   @property
   def programs(self) -> dict[str, Program]:
     """Functions to lower."""
-    made = {"generate": self._generate}
-    if self.settings.labels:
-      made["choose"] = self._choose
-    return made
+    return {
+      one.serves: self._program(one) for one in self.outputs or self.settings.outputs
+    }
 
-  def _generate(self, weights: Any, features: Any) -> dict[str, Array]:
-    batch, output = self._batch(features), self.settings.output
-    ids, log_probs = decode.generate(self.model, unflatten(weights), batch, output)
-    return {"ids": ids, "log_probability": log_probs}
-
-  def _choose(self, weights: Any, features: Any) -> dict[str, Array]:
+  def _program(self, output: Output) -> Program:
     encode = functools.partial(vocabularies.encode, self.vocabulary)
-    ids = self.model.backbone.spec.ids
-    ids_KU = choice.label_rows(self.settings.labels, encode, ids)
-    scores_BK = score.choice_scores(
-      self.model,
-      unflatten(weights),
-      self._batch(features),
-      ids_KU,
-      self.settings.normalize_by_length,
-    )
-    return {"scores": scores_BK}
+    answer = output.program(self.model, self.settings.labels, encode)
+
+    def run(weights: Any, features: Any) -> dict[str, Array]:
+      return answer(unflatten(weights), self._batch(features), None)
+
+    return run
 
   def _batch(self, features: Mapping[str, Array]) -> dict[str, Array]:
     """Model features of what the programs take."""
@@ -114,7 +106,11 @@ def servable(session: Any, settings: Settings) -> Servable:
   """
   loaded, prompt, known = session.loaded, session.prompt, session.known
   settings = settings.filled(known)
-  if settings.labels:
+  outputs: tuple[Output, ...] = ()
+  if session.model.head is not None:
+    session.answering(settings.labels, known.output)
+    outputs = settings.output, _headed(session.model, known)
+  elif settings.labels:
     encode = functools.partial(vocabularies.encode, loaded.vocabulary)
     choice.label_rows(settings.labels, encode)
     check_labels(settings.labels, loaded.vocabulary)
@@ -127,7 +123,8 @@ def servable(session: Any, settings: Settings) -> Servable:
     "reads": reads(known, loaded.backbone, session.wants),
     "labels": list(settings.labels) if settings.labels else None,
     "normalize_by_length": settings.normalize_by_length,
-    "decoding": {"loop": output.loop, **dataclasses.asdict(output)},
+    "head": said(outputs[-1]) if outputs else None,
+    "decoding": {"loop": output.kind, **dataclasses.asdict(output)},
     "backbone": {
       "name": loaded.name,
       "fingerprint": loaded.fingerprint,
@@ -137,7 +134,20 @@ def servable(session: Any, settings: Settings) -> Servable:
     },
     "prompt": prompt.card,
   }
-  return Servable(session.model, session.params, loaded.vocabulary, settings, card)
+  made = session.model, session.params, loaded.vocabulary, settings, card
+  return Servable(*made, outputs)
+
+
+def _headed(model: PromptedModel, known: Conventions) -> Output:
+  """The output of the prompt's card, which must be the head's."""
+  output = known.output
+  if output is None or not output.headed:
+    raise ValueError(
+      "The prompt has a head, but its card does not say how the head answers. Train it "
+      "with OUTPUT of a file such as gin/outputs/label.gin."
+    )
+  output.check(model, known.labels)
+  return output
 
 
 _NOTHING = Wants()

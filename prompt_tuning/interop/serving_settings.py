@@ -6,6 +6,7 @@ from typing import Any
 
 from prompt_tuning.engine.conventions import Conventions
 from prompt_tuning.outputs.choice import Choice
+from prompt_tuning.outputs.output import Output
 from prompt_tuning.outputs.text import Beam, Greedy
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -52,6 +53,13 @@ class Settings:
   normalize_by_length: bool | None = None
 
   @property
+  def outputs(self) -> tuple[Output, ...]:
+    """What is exported: how text is written, and how labels are chosen, if any are."""
+    if not self.labels:
+      return (self.output,)
+    return self.output, Choice(self.normalize_by_length)
+
+  @property
   def output(self) -> Greedy | Beam:
     """How text is written."""
     names = "steps", "beams", "alpha", "length_penalty"
@@ -89,9 +97,4 @@ class Settings:
 
 def _trained(output: Any) -> dict[str, Any]:
   """What an output of the training says of these settings."""
-  names = {
-    Choice: ("normalize_by_length",),
-    Greedy: ("steps",),
-    Beam: ("steps", "beams", "alpha", "length_penalty"),
-  }.get(type(output), ())
-  return {name: getattr(output, name) for name in names}
+  return {name: getattr(output, name) for name in DEFAULTS if hasattr(output, name)}

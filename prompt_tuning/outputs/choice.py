@@ -1,16 +1,15 @@
-"""Answers from a list: the label that the model finds likeliest.
-
-`decoding.score.choice_scores` gives the scores; the settings and the words are here.
-"""
+"""Answers from a list: the label that the model finds likeliest."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning.core.ids import MARKS, Ids
+from prompt_tuning.decoding import score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +24,10 @@ class Choice:
     chunk: labels scored at once; 0 for all. Lower it where K labels do not fit.
   """
 
+  kind: ClassVar[str] = "choice"
+  serves: ClassVar[str] = "choose"
+  labelled: ClassVar[bool] = True
+  headed: ClassVar[bool] = False
   normalize_by_length: bool = False
   chunk: int = 0
 
@@ -34,6 +37,48 @@ class Choice:
         f"`Choice.chunk` must be at least 0, got {self.chunk}. 0 scores all labels at "
         "once."
       )
+
+  def check(self, model: Any, labels: Sequence[str] | None) -> None:
+    """Raises ValueError where there are no labels."""
+    if not labels:
+      raise ValueError(
+        "`OUTPUT` is a choice among labels, but the task has no `labels` (LABELS). "
+        "Give them, or include gin/outputs/text_greedy.gin."
+      )
+
+  def program(
+    self, model: Any, labels: Sequence[str], encode: Callable[[str], Sequence[int]]
+  ) -> Any:
+    """(params, batch, numbers) -> `scores`, the labels' log-probabilities [B K]."""
+    ids_KU = label_rows(labels, encode, model.backbone.spec.ids)
+
+    def choose(params: Any, batch: Any, numbers: Any) -> Any:
+      rule = self.normalize_by_length, self.chunk
+      return {"scores": score.choice_scores(model, params, batch, ids_KU, *rule)}
+
+    return choose
+
+  def records(
+    self, arrays: Any, labels: Sequence[str], decode: Any = None, marks: Ids = MARKS
+  ) -> list[dict[str, Any]]:
+    """The best label of each row, and the log-probability of every one."""
+    scores_BK = np.asarray(arrays["scores"])
+    return [
+      {"prediction": answer, "scores": dict(zip(labels, map(float, row), strict=True))}
+      for answer, row in zip(answers(scores_BK, labels), scores_BK, strict=True)
+    ]
+
+  def ids(
+    self,
+    arrays: Any,
+    labels: Sequence[str],
+    encode: Callable[[str], Sequence[int]],
+    marks: Ids = MARKS,
+  ) -> tuple[Any, Any]:
+    """Ids [B U] of the best label of each row, and its score [B]."""
+    scores_BK = arrays["scores"]
+    ids_KU = jnp.asarray(label_rows(labels, encode, marks))
+    return ids_KU[scores_BK.argmax(1)], scores_BK.max(1)
 
 
 def label_rows(

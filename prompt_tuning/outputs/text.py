@@ -1,28 +1,79 @@
-"""Answers in words: how to decode, and how ids become text.
+"""Answers in words: how to decode.
 
-The settings say which loop of `decoding/decode.py` runs and with what; `answers` turns
-what it returns into one string a row.
+The settings say which loop of `decoding/decode.py` runs and with what.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
+import jax
 
 from prompt_tuning.core.ids import MARKS, Ids
+from prompt_tuning.decoding import decode as decoding
+from prompt_tuning.outputs.words import answers as answers
+from prompt_tuning.outputs.words import words as words
 
 LENGTH_PENALTIES = ("brevity", "power")
 
 
+class _Text:
+  """What all that write share."""
+
+  loop: ClassVar[str]
+  serves: ClassVar[str] = "generate"
+  labelled: ClassVar[bool] = False
+  headed: ClassVar[bool] = False
+
+  def check(self, model: Any, labels: Any) -> None:
+    """Any model writes."""
+
+  def program(self, model: Any, labels: Any, encode: Any = None) -> Any:
+    """(params, batch, numbers) -> `ids` and `log_probability` of `decoding.decode`."""
+
+    def write(params: Any, batch: Any, numbers: Any) -> Any:
+      keys = self._keys(numbers)
+      ids, log_probs = decoding.generate(model, params, batch, self, keys)
+      return {"ids": ids, "log_probability": log_probs}
+
+    return write
+
+  def _keys(self, numbers: Any) -> Any:
+    """The noise of each row, which hangs on the number of its example."""
+    return None
+
+  def records(
+    self,
+    arrays: Any,
+    labels: Any,
+    decode: Callable[[Sequence[int]], str],
+    marks: Ids = MARKS,
+  ) -> list[dict[str, Any]]:
+    """The text of each row, and its log-probability; the best of several."""
+    ids, best_B = self.ids(arrays)
+    return [
+      {"prediction": answer, "log_probability": float(value)}
+      for answer, value in zip(answers(ids, decode, marks), best_B, strict=True)
+    ]
+
+  def ids(
+    self, arrays: Any, labels: Any = None, encode: Any = None, marks: Ids = MARKS
+  ) -> Any:
+    """The ids [B U] and log-probabilities [B]; of several sequences, the best."""
+    ids, log_probs = arrays["ids"], arrays["log_probability"]
+    return (ids[:, 0], log_probs[:, 0]) if ids.ndim == 3 else (ids, log_probs)
+
+
 @dataclasses.dataclass(frozen=True)
-class Greedy:
+class Greedy(_Text):
   """The likeliest token at every step.
 
   Attributes:
     steps: U, tokens to write at most, end mark included.
   """
 
+  kind: ClassVar[str] = "greedy"
   loop: ClassVar[str] = "greedy"
   steps: int
 
@@ -31,7 +82,7 @@ class Greedy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class Sample(_Text):
   """A token drawn at every step. Each filter narrows what the one before it left.
 
   Attributes:
@@ -43,6 +94,7 @@ class Sample:
     seed: of the noise where `generate` is given no key.
   """
 
+  kind: ClassVar[str] = "sample"
   loop: ClassVar[str] = "sample"
   steps: int
   temperature: float = 1.0
@@ -58,9 +110,15 @@ class Sample:
     _check(self, "top_p", 0 < self.top_p <= 1, "in (0, 1], and 1 keeps every token")
     _check(self, "seed", self.seed >= 0, "at least 0")
 
+  def _keys(self, numbers: Any) -> Any:
+    if numbers is None or jax.dtypes.issubdtype(numbers.dtype, jax.dtypes.prng_key):
+      return numbers
+    seed = jax.random.key(self.seed)
+    return jax.vmap(functools.partial(jax.random.fold_in, seed))(numbers)
+
 
 @dataclasses.dataclass(frozen=True)
-class Beam:
+class Beam(_Text):
   """The best of several sequences grown side by side.
 
   Attributes:
@@ -71,6 +129,7 @@ class Beam:
       `decoding.beam.beam_search` says where they differ.
   """
 
+  kind: ClassVar[str] = "beam_search"
   loop: ClassVar[str] = "beam_search"
   steps: int
   beams: int = 4
@@ -83,33 +142,6 @@ class Beam:
     _check(self, "alpha", 0 <= self.alpha < float("inf"), "at least 0")
     known = self.length_penalty in LENGTH_PENALTIES
     _check(self, "length_penalty", known, f"one of {LENGTH_PENALTIES}")
-
-
-def answers(
-  ids: Any, decode: Callable[[Sequence[int]], str], marks: Ids = MARKS
-) -> list[str]:
-  """One string a row: what stands before the end mark, without padding.
-
-  Args:
-    ids: integers [B U], or [B K U] best first, of which the first is taken.
-    decode: piece ids -> text.
-    marks: what ends and pads, of the backbone (`Spec.ids`).
-  """
-  ids = np.asarray(ids)
-  if ids.ndim not in (2, 3) or not np.issubdtype(ids.dtype, np.integer):
-    raise ValueError(
-      f"`ids` must be integers [B U] or [B K U], got {ids.dtype} {ids.shape}. "
-      "Pass what `generate` returned first, not its log-probabilities."
-    )
-  best_BU = ids[:, 0] if ids.ndim == 3 else ids
-  return [decode(words(row_U, marks)) for row_U in best_BU]
-
-
-def words(row_U: Any, marks: Ids = MARKS) -> list[int]:
-  """The ids of one row before its end mark, pads left out."""
-  row = [int(i) for i in row_U]
-  row = row[: row.index(marks.end)] if marks.end in row else row
-  return [i for i in row if marks.is_real(i)]
 
 
 def _check(settings: Any, name: str, fits: bool, allowed: str) -> None:

@@ -61,7 +61,7 @@ class Phm(nn.Module):
       up_a = weight(self, "up_a", self.initializer, (n, n, n), spec)
     up_b = weight(self, "up_b", self.initializer, up, spec, back)
     bias_GPH = weight(self, "up_bias", self.bias_initializer, shape, spec, AXES)
-    hidden_RF = phm.multiply(drop(mean_RC), down_a, down_b) + down_bias
+    hidden_RF = phm.multiply(drop(mean_RC), down_a, down_b) + down_bias[None]
     hidden_RF = drop(jax.nn.gelu(hidden_RF, approximate=False))
     drawn_RX = hidden_RF @ phm.kernel(up_a, up_b)
     return Drawn(drawn_RX.reshape(-1, *shape) + bias_GPH[None])

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from prompt_tuning.core.axes import along
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.layers import Reader
 from prompt_tuning.core.prompt import AXES, Initializer, Shape, weight
@@ -138,12 +139,14 @@ class MakePooled:
     total_BSH = jnp.einsum("BST,BTH->BSH", weights_BST, _wide(states_BTH))
     count_BS1 = jnp.maximum(weights_BST.sum(-1, keepdims=True), 1)
     mean_BSH = _drop(normal(total_BSH / count_BS1), self.dropout_rate, key, 0)
-    hidden_BSF = mean_BSH @ shared["down_kernel"] + shared["down_bias"]
+    hidden_BSF = _affine(mean_BSH, shared, "down")
     hidden_BSF = ACTIVATIONS[self.activation](hidden_BSF)
     hidden_BSF = _drop(hidden_BSF, self.dropout_rate, key, 1)
     made_BSX = hidden_BSF @ shared["up_kernel"]
     bias_PH = own["up_bias"]
-    made_BSPH = made_BSX.reshape(*made_BSX.shape[:2], *bias_PH.shape) + bias_PH
+    made_BSPH = (
+      made_BSX.reshape(*made_BSX.shape[:2], *bias_PH.shape) + bias_PH[None, None]
+    )
     return _drop(made_BSPH, self.prompt_dropout_rate, key, 2)
 
 
@@ -164,11 +167,11 @@ class MakeSegments:
     key: Any = None,
   ) -> Float[Array, "B S P H"]:
     del own
-    q_BTF = normal(_wide(states_BTH)) @ shared["down_kernel"] + shared["down_bias"]
+    q_BTF = _affine(normal(_wide(states_BTH)), shared, "down")
     pooled_BSPF = (average if self.pool == "average" else maximum)(
       q_BTF, stretches(text_BST, self.length)
     )
-    made_BSPH = jax.nn.relu(pooled_BSPF) @ shared["up_kernel"] + shared["up_bias"]
+    made_BSPH = _affine(jax.nn.relu(pooled_BSPF), shared, "up")
     return _drop(made_BSPH, self.prompt_dropout_rate, key, 0)
 
 
@@ -217,6 +220,11 @@ def _down(module: Any, H: int, spec: Spec) -> dict[str, Array]:
   kernel = weight(module, "down_kernel", initializer, (H, module.width), spec, axes)
   bias = weight(module, "down_bias", uniform.zeros(), (module.width,), spec, axes[1:])
   return {"down_kernel": kernel, "down_bias": bias}
+
+
+def _affine(x: Array, held: Any, name: str) -> Array:
+  product = x @ held[f"{name}_kernel"]
+  return product + along(held[f"{name}_bias"], product)
 
 
 def _wide(states_BTH: Array) -> Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning.core.axes import along
 from prompt_tuning.core.context import Code, Spec
 from prompt_tuning.core.prompt import Drawn
 
@@ -64,8 +65,9 @@ def nearest(
   squares_V = jnp.square(table_VH).sum(-1)
   products = jnp.einsum("VH,...H->...V", table_VH, rows, precision="highest")
   if metric == "euclidean":
-    return (products - squares_V / 2).argmax(-1)
-  return (products * jax.lax.rsqrt(jnp.maximum(squares_V, 1e-12))).argmax(-1)
+    return (products - along(squares_V / 2, products)).argmax(-1)
+  inverse_V = jax.lax.rsqrt(jnp.maximum(squares_V, 1e-12))
+  return (products * along(inverse_V, products)).argmax(-1)
 
 
 @jax.custom_vjp

@@ -60,7 +60,7 @@ class RelativeBias(nn.Module):
       axes=("heads", "relpos_buckets"),
     )
     bucket_BQT = relative_bucket(
-      keys_T - queries_BQ[..., None],
+      keys_T[None, None] - queries_BQ[..., None],
       self.bidirectional,
       self.config.relative_buckets,
       self.config.relative_max_distance,

@@ -13,7 +13,7 @@ from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import cached, changes, fused, int8, layered
+from prompt_tuning.backbones.t5 import cached, changes, fused, int8, layered, views
 from prompt_tuning.backbones.t5 import prefix as prefixes
 from prompt_tuning.backbones.t5.config import IDS, SWITCHES, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
@@ -73,6 +73,8 @@ class T5:
   config: T5Config
 
   family = "t5"
+  # What heads may read.
+  views = views.VIEWS
 
   @property
   def spec(self) -> Spec:
@@ -256,6 +258,31 @@ class T5:
       placed,
       key=key,
     )
+
+  def view(
+    self,
+    params: Params,
+    name: str,
+    batch: dict[str, Array],
+    reading: Encoded,
+    injection: Injection | None = None,
+    key: Any = None,
+    front: int = 0,
+    segments: int = 1,
+  ) -> Float[Array, "R H"]:
+    """One vector an example, for heads; see `backbones.t5.views`.
+
+    Args:
+      params: the weights. name: one of `views`. batch, injection, key: as for `run`.
+      reading: what it made of them.
+      front: positions of the decoder's prompt. segments: S.
+    """
+    if name == "mean":
+      return views.mean(reading.states, batch, segments, self.spec.ids)
+    begun = views.start(batch, front, segments)
+    given = *reading, injection, _keys(key)[1]
+    states_BUH = self.states(params, begun, *given)
+    return states_BUH[:, front :: front + 1].reshape(-1, self.spec.width)
 
   def decode(self, params: Params, *args: Any, **kwargs: Any) -> Float[Array, "B U V"]:
     """float32 logits at every target position; arguments are those of `states`."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8
 
+from prompt_tuning.core.axes import along
 from prompt_tuning.core.trainable import flatten, unflatten
 
 LARGEST = 127
@@ -122,7 +123,8 @@ def refuse(params: Any, what: str) -> None:
 @jax.custom_vjp
 def product(x: Float[Array, "*X I"], kernel: Quantised) -> Float[Array, "*X O"]:
   """x @ kernel in the type of x."""
-  return (x @ kernel.values.astype(x.dtype)) * kernel.scale[0].astype(x.dtype)
+  rough = x @ kernel.values.astype(x.dtype)
+  return rough * along(kernel.scale[0].astype(x.dtype), rough)
 
 
 def _forward(x: Array, kernel: Quantised) -> tuple[Array, Quantised]:
@@ -133,7 +135,7 @@ def _backward(kernel: Quantised, grad: Array) -> tuple[Array, None]:
   # Without the barrier the float copy of the pass forward would be kept for this one:
   # in unrolled layers, those of all of them.
   values, grad = jax.lax.optimization_barrier((kernel.values, grad))
-  scaled = grad * kernel.scale[0].astype(grad.dtype)
+  scaled = grad * along(kernel.scale[0].astype(grad.dtype), grad)
   return scaled @ values.astype(grad.dtype).T, None
 
 

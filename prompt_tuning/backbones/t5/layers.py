@@ -17,6 +17,7 @@ from prompt_tuning.backbones.t5 import int8
 from prompt_tuning.backbones.t5.changes import Changes, changed
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import partition
+from prompt_tuning.core.axes import along
 
 _FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -101,7 +102,7 @@ class RMSNorm(nn.Module):
     )
     wide = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + 1e-6)
-    return (wide * inverse * scale_H).astype(self.dtype)
+    return (wide * inverse * along(scale_H, wide)).astype(self.dtype)
 
 
 class FeedForward(nn.Module):

@@ -67,7 +67,7 @@ def prefix(
     mask_RP = jnp.ones((R, P), bool)
   allowed_B1X = mask_RP.reshape(-1, 1, S * P)
   if S > 1:
-    own_BTS = segments_BT[..., None] == jnp.arange(1, S + 1)
+    own_BTS = segments_BT[..., None] == jnp.arange(1, S + 1)[None, None]
     allowed_B1X = allowed_B1X & jnp.repeat(own_BTS, P, axis=-1)
   layers = per_layer(stacked(kv_RGPJ, B, config, S), config)
   return Prefix(layers, allowed_B1X[:, None], P)

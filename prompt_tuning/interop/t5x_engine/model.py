@@ -20,14 +20,12 @@ from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import Layout
-from prompt_tuning.decoding import decode
 from prompt_tuning.decoding import score as scoring
 from prompt_tuning.engine.recipe import drops
 from prompt_tuning.interop.t5x_engine import start, tree
 from prompt_tuning.interop.t5x_engine.features import VirtualPositions
 from prompt_tuning.interop.t5x_engine.optimizer import BranchOptimizer
 from prompt_tuning.objectives import objective as objectives
-from prompt_tuning.outputs import choice
 
 Params = Any
 Batch = Mapping[str, jax.Array]
@@ -49,6 +47,7 @@ class PromptModel(models.BaseTransformerModel):
     fresh: whether the prompt starts anew, from the checkpoint's token table where it
       starts from words; False where the checkpoint holds it.
     seed: of a fresh prompt. procedure: of several phases, which T5X does not run.
+    head: refused, so that a method that brings one says so.
 
   Raises:
     ValueError: for what T5X cannot run.
@@ -70,6 +69,7 @@ class PromptModel(models.BaseTransformerModel):
     fresh: bool = True,
     seed: int = 0,
     procedure: Any = None,
+    head: Any = None,
   ) -> None:
     if procedure is not None:
       raise ValueError(
@@ -77,7 +77,7 @@ class PromptModel(models.BaseTransformerModel):
         "trains one. Run `python -m prompt_tuning.train` with this recipe."
       )
     backbone = backbone or start.architecture(initial_checkpoint)
-    start.check(backbone, prompt, output, labels)
+    start.check(backbone, prompt, output, labels, head)
     optimizer_def = BranchOptimizer(optimizer, trainable, prompt)
     # T5X compares it with the task's, which is SeqIO's own.
     seqio_s = vocabularies.for_seqio(vocabulary)
@@ -166,23 +166,12 @@ class PromptModel(models.BaseTransformerModel):
         "T5X asks for predictions, but `OUTPUT` is None. Include a file of "
         "gin/outputs/, such as gin/outputs/text_greedy.gin."
       )
-    params = self._ours(params)
-    if isinstance(self.output, choice.Choice):
-      return self._choose(params, batch)
-    sampling = self.output.loop == "sample" and rng is not None
-    key = _key(rng) if sampling else None
-    ids, log_probs = decode.generate(self.prompted, params, batch, self.output, key)
-    if ids.ndim == 3:
-      ids, log_probs = ids[:, 0], log_probs[:, 0]
-    return ids, {"scores": log_probs}
-
-  def _choose(self, params: Params, batch: Batch) -> Any:
-    ids = self.prompted.backbone.spec.ids
-    ids_KU = choice.label_rows(self.labels, self._encode, ids)
-    rule = self.output.normalize_by_length, self.output.chunk
-    scores_BK = scoring.choice_scores(self.prompted, params, batch, ids_KU, *rule)
-    best_B = scores_BK.argmax(1)
-    return jnp.asarray(ids_KU)[best_B], {"scores": scores_BK.max(1)}
+    run = self.output.program(self.prompted, self.labels, self._encode)
+    # None draws with the seed that the output states.
+    arrays = run(self._ours(params), batch, _key(rng))
+    marks = self.prompted.backbone.spec.ids
+    ids, scores = self.output.ids(arrays, self.labels, self._encode, marks)
+    return ids, {"scores": scores}
 
   def score_batch(
     self, params: Params, batch: Batch, return_intermediates: bool = False

@@ -13,7 +13,6 @@ from prompt_tuning.core.model import Params, PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.interop import places, t5x
 from prompt_tuning.interop.source import Source
-from prompt_tuning.outputs import choice
 
 TABLE = "token_embedder/embedding"
 
@@ -89,12 +88,19 @@ def draw(
   return first(jnp.asarray(table_VH))
 
 
-def check(backbone: T5, prompt: Any, output: Any, labels: Any) -> None:
+def check(
+  backbone: T5, prompt: Any, output: Any, labels: Any, head: Any = None
+) -> None:
   """Refuses what T5X cannot run, before anything is made.
 
   Raises:
     ValueError: naming the setting and what to do.
   """
+  if head is not None:
+    raise ValueError(
+      "`HEAD` is given, but T5X trains no head: its predictions are ids. Train it with "
+      "`python -m prompt_tuning.train`."
+    )
   if backbone.config.scan_layers:
     raise ValueError(
       "`SCAN_LAYERS` is True, but T5X's checkpoints hold one branch a layer. Set it to "
@@ -110,8 +116,5 @@ def check(backbone: T5, prompt: Any, output: Any, labels: Any) -> None:
       "The prompt reads the task of each example, which SeqIO's pipeline for T5X does "
       "not carry. Train it with `python -m prompt_tuning.train`."
     )
-  if isinstance(output, choice.Choice) and not labels:
-    raise ValueError(
-      "`OUTPUT` is a choice among labels, but `LABELS` is empty. Give them, or include "
-      "gin/outputs/text_greedy.gin."
-    )
+  if output is not None:
+    output.check(None, labels)
