@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       export(**given)
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(1) from error
+    raise SystemExit(2) from error
   print(f"{args.to}: {args.output}")
 
 

@@ -15,6 +15,7 @@ from prompt_tuning import eval as eval_verb
 from prompt_tuning.core.prompt import LONGEST, Prompt
 from prompt_tuning.data import reading
 from prompt_tuning.engine import config, fit, product
+from prompt_tuning.inits import uniform
 from prompt_tuning.interop.load import load
 from prompt_tuning.parameterisers.dense import Dense
 
@@ -98,6 +99,31 @@ def table(tmp_path, content, name="other.tsv"):
 def test_configurations(run, flags, words):
   line = run(*(f"--gin.{flag}" for flag in flags))
   assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+  ("flags", "files", "words"),
+  [
+    (["PACK_SEGMENTS=2"], ["gin/objectives/tfew.gin"], "`PACK_SEGMENTS` is above 1"),
+    (["PACK_SEGMENTS=2"], ["gin/objectives/two_level.gin"], "is TwoLevel, whose"),
+    (["EPISODES=3"], ["gin/objectives/two_level.gin"], "`EPISODES` is 3, but a part"),
+    (["OBJECTIVE=%SCHEDULE"], [], "`OBJECTIVE` is "),
+  ],
+)
+def test_objectives_that_cannot_read_a_row(run, flags, files, words):
+  line = run(*(f"--gin.{flag}" for flag in flags), files=files)
+  assert words in line, line
+
+
+def test_a_teacher_that_nobody_asks(run, tmp_path, tiny_folder):
+  loaded = load(str(tiny_folder))
+  card = {"method": "m", "backbone": {"width": loaded.backbone.spec.width}}
+  card["backbone"]["fingerprint"] = loaded.fingerprint
+  module = Prompt(4, Dense(uniform.symmetric(0.5)), "encoder.input")
+  table = {"parameterise": {"prompt": np.zeros((1, 4, loaded.backbone.spec.width))}}
+  product.Product(module, {"prompt": table}, card).save(tmp_path / "teacher")
+  line = run(f"--gin.TEACHERS={{'source': '{tmp_path}/teacher'}}")
+  assert "`TEACHERS` names 'source', but OBJECTIVE learns from []" in line
 
 
 def test_choice_without_labels(run):

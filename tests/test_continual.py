@@ -141,8 +141,14 @@ def test_what_is_no_sequence(given, words):
 
 def test_a_score_that_no_task_gives():
   procedure = Sequential(TASKS, metric="f1")
-  with pytest.raises(ValueError, match="`metric` is 'f1', which the task 'one' does"):
+  with pytest.raises(ValueError, match="metric` is 'f1', which the task 'one' does"):
     procedure.table(followed(Sequential(TASKS))[1])
+
+
+@pytest.mark.parametrize("prompt", [None, "P", 5])
+def test_progressive_needs_the_sentence_of_a_prompt(prompt):
+  with pytest.raises(ValueError, match=r"`Progressive.prompt` is .* the sentence of"):
+    Progressive(tasks=TASKS, prompt=prompt)
 
 
 def test_a_table_is_printed_and_kept(tmp_path):
@@ -185,6 +191,23 @@ def work(tmp_path_factory, tiny_folder, cache):
 def start(work, kind, name):
   flags = [f"--gin_file={work}/{kind}.gin", f"--gin.MODEL_DIR='{work}/{name}'"]
   return config.run_verb(train.train, flags)
+
+
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [
+    ("SEQUENCE_METRIC='f1'", "error: `SEQUENCE_METRIC` is 'f1', but evaluation gives"),
+    ("BEST_METRIC='f1'", "error: `BEST_METRIC` is 'f1', but evaluation gives"),
+    ("TASK_SEQUENCE={'a/b': %TASK}", "error: `TASK_SEQUENCE` has the names ['a/b']"),
+  ],
+)
+def test_what_a_later_phase_asks_is_refused_before_the_first(work, flag, words, capsys):
+  flags = [f"--gin_file={work}/sequential.gin", f"--gin.MODEL_DIR='{work}/refused'"]
+  with pytest.raises(SystemExit) as stop:
+    config.run_verb(train.train, [*flags, f"--gin.{flag}"])
+  assert stop.value.code == 2
+  assert capsys.readouterr().err.startswith(words)
+  assert not (work / "refused").exists()
 
 
 class Killed(BaseException):

@@ -304,8 +304,9 @@ def test_what_reads_its_input_does_not_fold(tmp_path, capsys):
   made = product.Product(case.model.prompt, {"prompt": case.params["prompt"]}, card)
   made.save(tmp_path / "prompt")
   out = tmp_path / "out"
-  with pytest.raises(SystemExit):
+  with pytest.raises(SystemExit) as stop:
     export.main(["--to=numpy", f"--prompt={tmp_path / 'prompt'}", f"--output={out}"])
+  assert stop.value.code == 2
   assert "reads its input" in capsys.readouterr().err and not out.exists()
 
 

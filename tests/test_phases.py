@@ -313,6 +313,32 @@ def test_a_task_that_is_not_given_is_refused_before_anything_runs(work, capsys):
   assert not (work / "open").exists()
 
 
+@pytest.mark.parametrize(
+  ("lines", "words"),
+  [
+    ("first/phase.Phase.metric = 'f1'", "`Phase.metric` of 'first' is 'f1', but"),
+    ("second/phase.Phase.metric = 'f1'", "`Phase.metric` of 'second' is 'f1', but"),
+    ("BEST_METRIC = 'f1'", "`BEST_METRIC` is 'f1', but evaluation gives"),
+    (
+      "prompt.Prompt.transforms = [@mask.Mask()]\nmask.Mask.pieces = 7",
+      "is 7; it",
+    ),
+  ],
+)
+def test_what_no_phase_can_do_is_refused_before_the_first(work, lines, words, capsys):
+  text = STAGED.format(recipe=work / "recipe.gin")
+  imports = "from prompt_tuning.core import prompt\n"
+  imports += "from prompt_tuning.transforms import mask\n"
+  head, rest = text.split("\n", 1)
+  (work / "early.gin").write_text(f"{head}\n{imports}{rest}{lines}\n")
+  with pytest.raises(SystemExit) as stop:
+    start(work, "early", recipe="early")
+  assert stop.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert words in line
+  assert not (work / "early").exists()
+
+
 @pytest.mark.parametrize("method", ["spot", "xprompt", "mpt_staged"])
 def test_tune_refuses_what_has_several_phases_by_name(method, tiny_folder):
   import prompt_tuning as pt

@@ -11,11 +11,14 @@ import jax
 
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.format import SEGMENTS
+from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import evaluate, fit, heads, sharding, terms
-from prompt_tuning.engine.ready import Places, places, state_shapes
+from prompt_tuning.engine.ready import Places, Ready, places, state_shapes
 from prompt_tuning.engine.recipe import Recipe
+from prompt_tuning.objectives import objective as objectives
+from prompt_tuning.objectives.cross_entropy import CrossEntropy
 from prompt_tuning.objectives.objective import Words, bound, judged, parts
 
 PROGRAMS = ("train", "eval", "decode")
@@ -178,6 +181,27 @@ class Job:
     made = jax.eval_shape(model.codes, self.params, batch)
     shape = (size, *(() if segments == 1 else (segments,)), made.shape[-1])
     return jax.ShapeDtypeStruct(shape, made.dtype, sharding=self.place.by_rows)
+
+
+def check_objective(ready: Ready) -> None:
+  """Follows the shapes of a part of a batch through what training lowers.
+
+  Cross-entropy alone reads whatever a row holds, and is not looked at.
+
+  Raises:
+    ValueError: for rows, labels or a prompt that a term cannot read.
+  """
+  recipe = ready.recipe
+  if ready.transform is None or isinstance(recipe.objective, CrossEntropy):
+    return
+  job = Job(ready.model, ready.layout, recipe, None, 0, ready.place)
+  batch = job.batch(recipe.batch_size // recipe.microbatches, ready.model.segments)
+
+  def lost(params: Any, batch: Any) -> Any:
+    found = objectives.terms(recipe.objective, Forward(ready.model, params, batch))
+    return [term.total for term in found]
+
+  jax.eval_shape(lost, ready.params, batch)
 
 
 def _at(shapes: Any, places: Any) -> Any:

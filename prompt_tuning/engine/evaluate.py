@@ -136,9 +136,19 @@ class Evaluator:
     return found
 
   def check_metric(
-    self, name: str, params: Any, examples: Sequence[Example], split: str = "validation"
+    self,
+    name: str,
+    params: Any,
+    examples: Sequence[Example],
+    split: str = "validation",
+    argument: str = "`BEST_METRIC`",
   ) -> None:
-    """Raises ValueError for a score that `scores` will not give; compiles nothing."""
+    """Raises ValueError for a score that `scores` will not give; compiles nothing.
+
+    Args:
+      name: of the score. params: arrays or their shapes. examples: of the split.
+      argument: who names the score, for the message.
+    """
     if name == "loss":
       return
     known = {"loss"}
@@ -161,7 +171,7 @@ class Evaluator:
       known |= {f"{own[i].name}/loss" for i in there}
     if name not in known:
       raise ValueError(
-        f"`BEST_METRIC` is {name!r}, but evaluation gives {sorted(known)}. Name one of "
+        f"{argument} is {name!r}, but evaluation gives {sorted(known)}. Name one of "
         "these; a task's metrics need an OUTPUT (include a file of gin/outputs/)."
       )
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_tuning.core import trainable as branches
-from prompt_tuning.engine import best as kept
 from prompt_tuning.engine import (
+  ahead,
   distributed,
   ended,
   identity,
@@ -24,6 +24,7 @@ from prompt_tuning.engine import (
   start,
   tables,
 )
+from prompt_tuning.engine import best as kept
 from prompt_tuning.engine.job import Job
 from prompt_tuning.engine.ready import initial_params
 from prompt_tuning.engine.sentence import Sentence
@@ -58,6 +59,8 @@ class Phases:
     sentence = self.sentence
     hangs_on = identity.frozen(sentence.loaded, sentence.loaded.vocabulary)
     text, steps = sentence.configuration, sentence.recipe.plan.steps
+    with interrupt.before_training(NOTHING):
+      distributed.together(lambda: ahead.check(self.procedure, sentence))
     done: list[Result] = []
     with model_dir.entered(self.folder, text, steps, hangs_on):
       while (phase := self.procedure.next(tuple(done))) is not None:

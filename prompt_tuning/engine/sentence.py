@@ -6,7 +6,7 @@ from typing import Any
 
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.engine import fit, identity
+from prompt_tuning.engine import abstract, fit, identity
 from prompt_tuning.engine.facts import card_facts
 from prompt_tuning.engine.ready import Begin, Ready
 from prompt_tuning.engine.recipe import Reading, Recipe
@@ -53,7 +53,7 @@ class Sentence:
   def ready(self, begin: Begin | None = None) -> Ready:
     """The run, its data read and its parts checked; see `engine.ready.prepare`."""
     model = self.model
-    return fit.prepare(
+    made = fit.prepare(
       model,
       self.loaded.params,
       self.loaded.vocabulary,
@@ -64,6 +64,8 @@ class Sentence:
       self.teachers,
       *(() if begin is None and self.judge is None else (begin, self.judge)),
     )
+    abstract.check_objective(made)
+    return made
 
   def hangs_on(self) -> identity.Identity:
     """Data, backbone and vocabulary, see `engine.identity`."""

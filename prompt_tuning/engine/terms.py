@@ -41,7 +41,16 @@ def of(card: Mapping[str, Any]) -> Any:
 
 
 def bound(objective: Any, vocabulary: Any, task: Any) -> Any:
-  """The objective, told of the vocabulary and the labels of the task."""
+  """The objective, told of the vocabulary and the labels of the task.
+
+  Raises:
+    ValueError: for what is no objective, or one that the task does not fit.
+  """
+  if not isinstance(objective, (objectives.Objective, objectives.Weighted)):
+    raise ValueError(
+      f"`OBJECTIVE` is {objective!r}; it must be a term of `objectives/`, such as "
+      "cross_entropy.CrossEntropy(), or objective.Weighted of several."
+    )
   encode = functools.partial(vocabularies.encode, vocabulary)
   words = objectives.Words(encode, vocabulary.eos_id)
   return objectives.bound(objective, words, task.labels)
@@ -60,12 +69,19 @@ def branch(objective: Any, model: PromptedModel, params: Any, seed: int) -> Any:
 
 
 def check_teachers(objective: Any, model: PromptedModel) -> None:
-  """Raises ValueError for a teacher that is missing, or reserves other positions."""
-  for name in sorted(objectives.teachers(objective)):
+  """Raises ValueError for a teacher that is missing, idle, or has other positions."""
+  asked = objectives.teachers(objective)
+  for name in sorted(asked):
     if name not in model.teachers:
       raise ValueError(
         f"`OBJECTIVE` learns from the teacher {name!r}, but TEACHERS names "
         f"{sorted(model.teachers)}. Set TEACHERS = {{{name!r}: 'its/prompt'}}."
+      )
+  for name in model.teachers:
+    if name not in asked:
+      raise ValueError(
+        f"`TEACHERS` names {name!r}, but OBJECTIVE learns from "
+        f"{sorted(asked)}. Include gin/objectives/distil.gin, or leave it out."
       )
   for name, prompt in model.teachers.items():
     theirs = {} if prompt is None else prompt.lengths

@@ -14,8 +14,14 @@ def read(teachers: Mapping[str, Any], loaded: Any) -> dict[str, Product]:
     teachers: TEACHERS. loaded: the backbone, `interop.load.Loaded`.
 
   Raises:
-    ValueError: naming the teacher that cannot be read or belongs elsewhere.
+    ValueError: for what is no mapping; naming the teacher that cannot be read or
+      belongs elsewhere.
   """
+  if not isinstance(teachers, Mapping):
+    raise ValueError(
+      f"`TEACHERS` is {teachers!r}; it must be a mapping, such as "
+      "{'source': 'folder/of/its/prompt'}."
+    )
   found = {}
   for name, folder in teachers.items():
     try:

@@ -62,10 +62,11 @@ class Continual(Procedure):
 
   def __post_init__(self) -> None:
     fits = isinstance(self.tasks, Mapping) and self.tasks
-    if not fits or not all(re.fullmatch(r"\w+", name) for name in self.tasks):
+    if not fits or not all(re.fullmatch(r"\w+", str(name)) for name in self.tasks):
+      names = list(self.tasks) if isinstance(self.tasks, Mapping) else self.tasks
       raise ValueError(
-        f"`tasks` is {self.tasks!r}; it must map at least one name, a word of letters, "
-        "digits and underscores, to a task."
+        f"`{type(self).__name__}.tasks` has the names {names!r}; it must map at least "
+        "one name, a word of letters, digits and underscores, to a task."
       )
     if self.order is not None and sorted(self.order) != sorted(self.tasks):
       raise ValueError(
@@ -112,6 +113,11 @@ class Continual(Procedure):
     exam = Exam({name: self.tasks[name] for name in names}, self.split)
     return Phase(phase, prompt=prompt, start=start, measure=exam)
 
+  def scores(self) -> Sequence[tuple[str, Any, str | None]]:
+    own, tasks = f"`{type(self).__name__}.metric`", [self.tasks[n] for n in self.names]
+    best = [("`BEST_METRIC`", task, None) for task in tasks]
+    return [*((own, task, self.metric) for task in tasks), *best]
+
   def product(self, done: Sequence[Result]) -> str | None:
     learned = [one.name for one in done if one.name.startswith("learn_")]
     return learned[-1] if learned else None
@@ -140,7 +146,8 @@ class Continual(Procedure):
     scores = result(done, phase).scores
     if f"{name}/{self.metric}" not in scores:
       raise ValueError(
-        f"`metric` is {self.metric!r}, which the task {name!r} does not give. It gives "
+        f"`{type(self).__name__}.metric` is {self.metric!r}, which the task {name!r} "
+        "does not give. It gives "
         f"{sorted(key.partition('/')[2] for key in scores if key.startswith(name))}; "
         "most need an OUTPUT (include a file of gin/outputs/)."
       )
@@ -199,6 +206,15 @@ class Progressive(Continual):
   prompt: Any
 
   apart = True
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if not hasattr(self.prompt, "clone"):
+      raise ValueError(
+        f"`Progressive.prompt` is {self.prompt!r}; it must be the sentence of one "
+        "task's prompt. Include a method that has one, such as "
+        "gin/methods/prompt_tuning.gin."
+      )
 
   def learning(self, t: int) -> Phase:
     name, before = self.names[t - 1], self.names[: t - 1]

@@ -146,6 +146,14 @@ class Procedure:
     trained = [result.name for result in done if result.trained]
     return trained[-1] if trained else None
 
+  def scores(self) -> Sequence[tuple[str, Any, str | None]]:
+    """(argument, task, score of its validation) of what is known from the start.
+
+    The score is refused before the first phase where the task does not give it. The
+    argument is named then. A task or score of None is the run's own.
+    """
+    return ()
+
   def table(self, done: Sequence[Result]) -> Table | None:
     """Numbers over all phases so far, or None."""
     del done

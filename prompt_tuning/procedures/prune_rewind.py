@@ -65,6 +65,9 @@ class PruneRewind(Procedure):
         return phase
     return None
 
+  def scores(self) -> Sequence[tuple[str, Any, str | None]]:
+    return [("`PruneRewind.metric`", None, self.metric)]
+
   def _phases(self, done: Sequence[Result]) -> Any:
     """The phases in order; what a later one needs of an earlier, that one has given."""
     yield Phase("whole")

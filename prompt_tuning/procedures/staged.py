@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
-from prompt_tuning.procedures.phase import Phase, Procedure, Result
+from prompt_tuning.procedures.phase import OWN, Phase, Procedure, Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,17 @@ class Staged(Procedure):
             f"`Phase.start` of {one.name!r} reads {owner!r}, which is no phase before "
             f"it (those are {names[:number]}) and no folder, which has a slash."
           )
+
+  def scores(self) -> Sequence[tuple[str, Any, str | None]]:
+    return [
+      (
+        "`BEST_METRIC`" if one.metric is None else f"`Phase.metric` of {one.name!r}",
+        one.task if one.judge is None else one.judge,
+        one.metric,
+      )
+      for one in self.phases
+      if one.measure is None and one.output is OWN
+    ]
 
   def next(self, done: Sequence[Result]) -> Phase | None:
     return self.phases[len(done)] if len(done) < len(self.phases) else None
