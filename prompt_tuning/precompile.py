@@ -30,6 +30,7 @@ from prompt_tuning.engine.abstract import PROGRAMS, Job
 from prompt_tuning.engine.recipe import Recipe
 from prompt_tuning.engine.report import info_text
 from prompt_tuning.interop.load import load
+from prompt_tuning.objectives.objective import teachers
 from prompt_tuning.outputs import output as outputs
 
 WANTED = "BACKBONE INITIAL_CHECKPOINT_PATH PROMPT HEAD RECIPE READING OUTPUT"
@@ -130,6 +131,12 @@ def check_honoured(recipe: Recipe) -> None:
     raise ValueError(
       f"`BUCKETS` is {recipe.buckets}, but lengths of buckets follow from the data, "
       "which precompile does not read. Add --gin.BUCKETS=1 to compile the longest."
+    )
+  if teachers(recipe.objective):
+    raise ValueError(
+      f"`OBJECTIVE` learns from {sorted(teachers(recipe.objective))}, prompts that "
+      "precompile does not read. Compile the run without them: leave the objective of "
+      "gin/objectives/distil.gin out."
     )
 
 

@@ -74,6 +74,8 @@ def job_of(*bindings, method):
 def test_precompile_runs_the_step_of_the_recipe_or_refuses():
   with pytest.raises(ValueError, match="`BUCKETS` is 2, .*--gin.BUCKETS=1"):
     job_of("BUCKETS = 2", method="prompt_tuning")
+  with pytest.raises(ValueError, match="learns from \\['source'\\], prompts that"):
+    job_of('include "gin/objectives/distil.gin"', method="prompt_tuning")
   with pytest.raises(ValueError, match="`CACHE_CODES` is True, which goes with"):
     job_of("CACHE_CODES = True", method="prompt_tuning")
   numbers = ("GENERATOR_WIDTH = 8", "PHM_ORDER = 4")
