@@ -1,11 +1,13 @@
 """What every method in `gin/methods/` is held to; a new file is covered at once."""
 
 import collections
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -87,8 +89,41 @@ def devices(request, tmp_path_factory):
   found.close()
 
 
-@pytest.fixture(scope="module", params=tools.METHODS)
+def parts(name, folder):
+  """What a method's sentence is made of: words, places and choices of form."""
+  method = tools.load(name, folder)
+  text = json.dumps([describe.describe(one) for one in (method.prompt, method.head)])
+  found = re.findall(r'"class": "[^"]+"|"(?:encoder|decoder|cross)\.[a-z.]+"', text)
+  found += re.findall(r'"(?:add|once|pool|activation|form)": [^,}]+', text)
+  return {*found, method.trainable}
+
+
+def each_part_once():
+  """As few methods as hold every part that some method has, and the plain ones."""
+  with tempfile.TemporaryDirectory() as folder:
+    held = {name: parts(name, folder) for name in tools.METHODS}
+  chosen = list(PLAIN)
+  left = set().union(*held.values()).difference(*(held[name] for name in chosen))
+  while left:
+    chosen.append(max(held, key=lambda name: len(held[name] & left)))
+    left -= held[chosen[-1]]
+  return sorted(chosen)
+
+
+PLAIN = "prompt_tuning prefix_tuning full_fine_tuning s_idpg_phm ipt_mlp_concat".split()
+# Sentences of parts that others have too are left to `.ci/run`, which sets this.
+EVERY = tools.THOROUGH or bool(os.environ.get("PROMPT_TUNING_EVERY_METHOD"))
+CASES = tools.METHODS if EVERY else each_part_once()
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
+  return tools.case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module", params=tools.METHODS)
+def every(request, tmp_path_factory):
+  """All methods, for what costs little."""
   return tools.case(request.param, tmp_path_factory.mktemp(request.param))
 
 
@@ -163,12 +198,12 @@ def test_optimiser_has_slots_for_what_trains_alone(case):
     assert found == wanted
 
 
-def test_count_equals_the_formula_of_the_file(case):
-  text = (config.gin_folder() / "methods" / f"{case.method.name}.gin").read_text()
+def test_count_equals_the_formula_of_the_file(every):
+  text = (config.gin_folder() / "methods" / f"{every.method.name}.gin").read_text()
   formula = re.search(r"^# Trains: (.+)$", text, re.MULTILINE)
   if formula is None:
     pytest.fail(
-      f"gin/methods/{case.method.name}.gin has no line `# Trains: <formula>`. Write "
+      f"gin/methods/{every.method.name}.gin has no line `# Trains: <formula>`. Write "
       "its count of trained numbers in H, V, N, D, F, Le, Ld, BACKBONE and letters of "
       "a line `# Letters: P = PROMPT_LENGTH, ...`."
     )
@@ -177,9 +212,9 @@ def test_count_equals_the_formula_of_the_file(case):
   letters |= {"N": sizes.num_heads, "D": sizes.head_dim}
   letters |= {"Le": sizes.num_encoder_layers, "Ld": sizes.num_decoder_layers}
   letters["BACKBONE"] = branches.count(tools.backbone_params())
-  for letter, macro in tools.letters(case.method.name).items():
-    letters[letter] = case.method.numbers[macro]
-  assert branches.count(case.split[0]) == eval(formula.group(1), letters)
+  for letter, macro in tools.letters(every.method.name).items():
+    letters[letter] = every.method.numbers[macro]
+  assert branches.count(every.split[0]) == eval(formula.group(1), letters)
 
 
 def test_rows_do_not_see_each_other(case):
@@ -338,14 +373,14 @@ def test_prompt_reads_inputs_alone_and_only_if_it_says_so(case):
   assert (mine[1:] != mine[:-1]).any(axis=1).all()
 
 
-def test_first_draw_has_the_stated_shapes(case):
-  if case.model.prompt is None:
-    assert case.model.init_prompt(jax.random.key(0), case.params["backbone"]) == {}
+def test_first_draw_has_the_stated_shapes(every):
+  if every.model.prompt is None:
+    assert every.model.init_prompt(jax.random.key(0), every.params["backbone"]) == {}
     return
-  drawn = case.model.init_prompt(
-    jax.random.key(0), case.params["backbone"], tools.encode
+  drawn = every.model.init_prompt(
+    jax.random.key(0), every.params["backbone"], tools.encode
   )
-  wanted = branches.flatten(case.params["prompt"])
+  wanted = branches.flatten(every.params["prompt"])
   assert set(branches.flatten(drawn)) == set(wanted)
   for path, leaf in branches.flatten(drawn).items():
     assert leaf.shape == wanted[path].shape and leaf.dtype == jnp.float32, path
