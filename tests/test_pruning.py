@@ -28,8 +28,10 @@ from prompt_tuning.engine import (
   state,
   step,
 )
+from prompt_tuning.engine.product import Product
 from prompt_tuning.engine.recipe import Reading, Recipe
 from prompt_tuning.inits import uniform
+from prompt_tuning.interop import prompts
 from prompt_tuning.objectives.cross_entropy import CrossEntropy
 from prompt_tuning.parameterisers.dense import Dense
 from prompt_tuning.procedures.importance import Importance
@@ -357,3 +359,20 @@ def test_survivors_begin_where_the_first_training_ended(run):
   digest = json.loads((folder / "run.json").read_text())["identity"]["start"]
   mask = tensors(folder)[MASK]
   assert digest == identity.arrays({TABLE: whole[TABLE], MASK: mask})
+
+
+def test_a_prompt_that_hides_positions_is_no_array():
+  mask = np.ones((3, 1), np.float32)
+  table = np.ones((1, 3, 8), np.float32)
+  card = {"layout": {"place": "front"}, "backbone": {"width": 8}}
+
+  def folded(pruned):
+    module = Prompt(3, Dense(None), "encoder.input", None, [Mask(1, pruned)])
+    tree = {"parameterise": {"prompt": table}, "transforms_0": {"mask": mask}}
+    return prompts.fold(Product(module, {"prompt": tree}, card))
+
+  np.testing.assert_array_equal(folded("hidden"), table[0])
+  mask[1] = 0
+  assert folded("zero").any(1).tolist() == [True, False, True]
+  with pytest.raises(ValueError, match="hides 1 of its positions"):
+    folded("hidden")

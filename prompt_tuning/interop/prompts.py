@@ -132,7 +132,7 @@ def fold(prompt: Product) -> np.ndarray:
 
   Raises:
     ValueError: if it reads its input, feeds the decoder, stands elsewhere than in
-      front, or is a whole model.
+      front, hides some of its positions, or is a whole model.
   """
   found = fixed(prompt)
   place = prompt.layout.get("place", "front")
@@ -141,7 +141,14 @@ def fold(prompt: Product) -> np.ndarray:
       f"This prompt stands at {place!r} of {sorted(found.places)}, but numpy, t5x and "
       f"PEFT's prompt tuning hold vectors in front of the encoder's input. {REMAINS}"
     )
-  return np.asarray(found.get("encoder.input").vectors[0], np.float32)
+  slots = found.get("encoder.input")
+  if slots.mask is not None and not np.all(slots.mask):
+    hidden = int((~np.asarray(slots.mask[0])).sum())
+    raise ValueError(
+      f"This prompt hides {hidden} of its positions from attention, which an array of "
+      f"vectors cannot say. {REMAINS}"
+    )
+  return np.asarray(slots.vectors[0], np.float32)
 
 
 def fixed(prompt: Product) -> Injection:
