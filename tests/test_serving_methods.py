@@ -156,6 +156,7 @@ def test_inputs_are_read_as_in_training(tiny_folder, tmp_path):
   served = serving.load(tools.write("stablehlo", prompt, tmp_path / "out"))
   assert served.card["reads"] == {
     "ids": 8192,
+    "marks": {"pad": 0, "end": 1, "closed": True},
     "template": [
       ["text", "review: "],
       ["column", "text"],

@@ -94,7 +94,7 @@ class Choices(Objective):
     )
     room = (0, 0), (0, wide - ids_KU.shape[1])
     ids_KU = np.pad(ids_KU, room, constant_values=ids.pad)
-    return (own_BU[:, None] == ids_KU).all(-1)
+    return (own_BU[:, None] == ids_KU[None]).all(-1)
 
   def __call__(self, forward: Forward) -> Term:
     if forward.model.segments > 1:

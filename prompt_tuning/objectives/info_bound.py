@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from prompt_tuning.core.axes import along
 from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.model import Batch
@@ -169,10 +170,12 @@ def _prompt(forward: Forward) -> Float[Array, "R H"]:
 
 
 def _affine(part: Any, x: Array) -> Array:
-  return x @ part["kernel"] + part["bias"]
+  product = x @ part["kernel"]
+  return product + along(part["bias"], product)
 
 
 def _cosine(left: Float[Array, "*X H"], right: Float[Array, "*X H"]) -> Array:
+  right = along(right, left)
   dot = (left * right).sum(-1)
   # Of a vector of zeros the cosine is 0, and so is its gradient.
   sizes = (jnp.square(left).sum(-1) + 1e-12) * (jnp.square(right).sum(-1) + 1e-12)

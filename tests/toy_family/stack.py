@@ -8,7 +8,9 @@ def whole(toy, params, x_BXH, group_BX, seen_BX, injection):
   """States, keys and values of rows, a prefix in front, and which are seen."""
   (B, X), held = group_BX.shape, injection and injection.get("decoder.kv")
   causal_XX = jnp.tril(jnp.ones((X, X), bool))
-  seen_BXX = (group_BX[..., None] == group_BX[:, None]) & seen_BX[:, None] & causal_XX
+  seen_BXX = (
+    (group_BX[..., None] == group_BX[:, None]) & seen_BX[:, None] & causal_XX[None]
+  )
   places_BX = jnp.maximum(seen_BXX.sum(-1) - 1, 0)
   allowed_BXK, past, kept_BK = seen_BXX | jnp.eye(X, dtype=bool), None, seen_BX
   if held:
