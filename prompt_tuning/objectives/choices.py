@@ -74,7 +74,7 @@ class Choices(Objective):
       return known_B.sum().astype(jnp.float32)
     tokens_K = np.array([len(row) for row in self.labels])
     wrong_BK = ~right_BK & known_B[:, None]
-    return (wrong_BK * tokens_K).sum().astype(jnp.float32)
+    return (wrong_BK * tokens_K[None]).sum().astype(jnp.float32)
 
   def _ids(self, ids: Ids) -> Int[np.ndarray, "K U"]:
     width = max(map(len, self.labels))
@@ -110,10 +110,11 @@ class Choices(Objective):
     if self.kind == "unlikelihood":
       lost_BKU = -jnp.log(1 - jnp.exp(logs_BKU) + _FLOOR)
       wrong_BK1 = (~right_BK & known_B[:, None])[..., None]
-      total = jnp.where(wrong_BK1 & real_KU, lost_BKU, 0).sum()
+      total = jnp.where(wrong_BK1 & real_KU[None], lost_BKU, 0).sum()
     else:
       tokens_K = real_KU.sum(-1).astype(jnp.float32)
-      scores_BK = jnp.where(real_KU, logs_BKU, 0).sum(-1) / tokens_K**self.length_power
+      scores_BK = jnp.where(real_KU[None], logs_BKU, 0).sum(-1)
+      scores_BK = scores_BK / (tokens_K**self.length_power)[None]
       lost_B = self._lost(scores_BK, right_BK)
       total = jnp.where(known_B, lost_B, 0).sum()
     return Term(total, weight, {self.kind: (total, weight)})

@@ -152,7 +152,7 @@ class InfoBound(Objective):
     spread_Bn = jnp.clip(_affine(own["spread"], f_BH), _LOW, _HIGH)
     shape = (count, *mean_Bn.shape)
     noise = jnp.zeros(shape) if key is None else jax.random.normal(key, shape)
-    z_SBn = mean_Bn + jnp.exp(spread_Bn) * noise
+    z_SBn = mean_Bn[None] + jnp.exp(spread_Bn)[None] * noise
     kl_Bn = (jnp.exp(2 * spread_Bn) + jnp.square(mean_Bn) - 1) / 2 - spread_Bn
     return _affine(own["out"], z_SBn), kl_Bn.sum(-1)
 
