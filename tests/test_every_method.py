@@ -347,7 +347,8 @@ def test_saved_and_loaded_gives_the_same_logits(case, tmp_path):
   assert loaded.head == case.model.head
   model = PromptedModel(tools.BACKBONE, loaded.module, head=loaded.head)
   again = np.asarray(model.logits(params, case.batch()))
-  np.testing.assert_array_equal(again, case.plain_logits)
+  # Another program of the same sums may round in another order.
+  tools.assert_close(again, case.plain_logits)
   assert set(branches.flatten(loaded.trainable)) == set(branches.flatten(trained))
   stays = branches.flatten(loaded.frozen)
   assert not [path for path in stays if branches.within(path, "backbone")]
