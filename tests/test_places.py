@@ -229,10 +229,10 @@ def logits(backbone, params, batch, found):
   return backbone.decode(params, batch, *encoded, found)
 
 
-def check(got_BUV, want, front=0):
+def check(got_BUV, want, front=0, atol=1e-4):
   for row, own in enumerate(want):
     mine = np.asarray(got_BUV)[row, front : front + len(own)]
-    np.testing.assert_allclose(mine, own, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(mine, own, rtol=0, atol=atol)
 
 
 SOME = ["cross.kv", "decoder.cross.value.weight", "encoder.mlp.hidden.scale"]
@@ -247,7 +247,8 @@ def test_all_places_at_once(R):
     scanned = backbone is SCANNED
     params = stack_layers(PARAMS, backbone.config) if scanned else PARAMS
     got = logits(backbone, params, batch(NAMES), found)
-    check(got, want, front=2 * P)
+    # Every place at once multiplies what float32 rounds in each.
+    check(got, want, 2 * P, 1e-3)
 
 
 # One of each kind, in each stack; the others are in the test of all at once.

@@ -32,6 +32,8 @@ from prompt_tuning.parameterisers.mlp import Bottleneck
 from prompt_tuning.tuning import Quiet
 
 P, T, U, S = 3, 12, 7, 3
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _ranks_may_differ():
   """The toy is short and says no axes; what the library adds is checked elsewhere."""
