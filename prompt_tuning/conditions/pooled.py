@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from prompt_tuning.blocks.norms import unit_rms
 from prompt_tuning.core.context import Code, Context, Spec, masked_mean, pooled
 from prompt_tuning.core.prompt import weight
 from prompt_tuning.inits import uniform
@@ -62,8 +63,7 @@ class _Pooled(nn.Module):
       scores_RT = jnp.where(mask_RT, values_RTC @ query_C, -1e10)
       vector_RC = jnp.einsum("RT,RTC->RC", jax.nn.softmax(scores_RT), values_RTC)
     if self.normalize:
-      mean_square_R1 = jnp.mean(jnp.square(vector_RC), -1, keepdims=True)
-      vector_RC = vector_RC * jax.lax.rsqrt(mean_square_R1 + 1e-6)
+      vector_RC = unit_rms(vector_RC)
     return pooled(vector_RC)
 
 

@@ -7,9 +7,9 @@ scale; `normalize` off leaves them as they are.
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from prompt_tuning.blocks.norms import unit_rms
 from prompt_tuning.core.context import Code, Context, Spec
 
 
@@ -26,6 +26,5 @@ class Tokens(nn.Module):
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Code:
     values_RTC = jnp.asarray(context.embeddings, jnp.float32)
     if self.normalize:
-      mean_square = jnp.mean(jnp.square(values_RTC), -1, keepdims=True)
-      values_RTC = values_RTC * jax.lax.rsqrt(mean_square + 1e-6)
+      values_RTC = unit_rms(values_RTC)
     return Code(jnp.where(context.mask[..., None], values_RTC, 0), context.mask)

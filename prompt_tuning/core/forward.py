@@ -30,11 +30,7 @@ class Forward:
     self, model: PromptedModel, params: Params, batch: Batch, key: Any = None
   ) -> None:
     self.model, self.params, self.batch, self.key = model, params, batch, key
-
-  @property
-  def train(self) -> bool:
-    """Whether something is drawn."""
-    return self.key is not None
+    self._teachers: dict[str, Forward] = {}
 
   @functools.cached_property
   def _prompted(self) -> tuple[Injection | None, dict[str, Any]]:
@@ -160,9 +156,8 @@ class Forward:
 
   def teacher(self, name: str) -> "Forward":
     """The same batch under the prompt `teacher/NAME`, without gradient or noise."""
-    kept = self.__dict__.setdefault("_teachers", {})
-    if name not in kept:
+    if name not in self._teachers:
       model, params = self.model.taught(self.params, name)
       params = jax.lax.stop_gradient(params)
-      kept[name] = Forward(model, params, self.batch)
-    return kept[name]
+      self._teachers[name] = Forward(model, params, self.batch)
+    return self._teachers[name]

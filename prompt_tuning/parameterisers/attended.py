@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from prompt_tuning.blocks.norms import unit_rms
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.layers import Reader
 from prompt_tuning.core.prompt import Initializer, Shape, weight
 from prompt_tuning.inits import uniform
-from prompt_tuning.parameterisers.states import check_width, normal
+from prompt_tuning.parameterisers.states import check_width
 
 GELU_ABOVE = (
   2.821743e-05, 0.5, 0.3984995, 0.1624519, 0.06417779, 0.01835064, 0.002103334
@@ -88,7 +89,7 @@ class MakeAttended:
     key: Any = None,
   ) -> Float[Array, "B S P H"]:
     del shared, key
-    u_BTF = normal(states_BTH.astype(jnp.float32)) @ own["down"]
+    u_BTF = unit_rms(states_BTH.astype(jnp.float32)) @ own["down"]
     scores_BPT = (u_BTF @ own["attend"]).swapaxes(1, 2)
     seen_BSPT = jnp.where(text_BST[:, :, None], scores_BPT[:, None], -1e10)
     pooled_BSPF = jnp.einsum("BSPT,BTF->BSPF", jax.nn.softmax(seen_BSPT), u_BTF)

@@ -16,11 +16,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prompt_tuning.blocks.norms import layer_norm
 from prompt_tuning.core.context import Code, Spec, masked_mean
 from prompt_tuning.core.prompt import AXES, Drawn, Initializer, Shape, weight
 from prompt_tuning.inits import uniform
-
-EPSILON = 1e-5
 
 
 class Mixture(nn.Module):
@@ -85,9 +84,4 @@ class Mixture(nn.Module):
         ("up", (self.width, H), ("mlp", "embed")),
       )
     )
-    h_RH = jax.nn.silu(x_RC @ down) @ up
-    centred = h_RH - h_RH.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    scale_H = weight(self, "norm_scale", uniform.ones(), (H,), spec, ("embed",))
-    bias_H = weight(self, "norm_bias", uniform.zeros(), (H,), spec, ("embed",))
-    return centred * jax.lax.rsqrt(variance + EPSILON) * scale_H[None] + bias_H[None]
+    return layer_norm(self, jax.nn.silu(x_RC @ down) @ up, spec)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from prompt_tuning.blocks.norms import unit_rms
 from prompt_tuning.core.axes import along
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.layers import Reader
@@ -138,7 +139,7 @@ class MakePooled:
     weights_BST = text_BST.astype(jnp.float32)
     total_BSH = jnp.einsum("BST,BTH->BSH", weights_BST, _wide(states_BTH))
     count_BS1 = jnp.maximum(weights_BST.sum(-1, keepdims=True), 1)
-    mean_BSH = _drop(normal(total_BSH / count_BS1), self.dropout_rate, key, 0)
+    mean_BSH = _drop(unit_rms(total_BSH / count_BS1), self.dropout_rate, key, 0)
     hidden_BSF = _affine(mean_BSH, shared, "down")
     hidden_BSF = ACTIVATIONS[self.activation](hidden_BSF)
     hidden_BSF = _drop(hidden_BSF, self.dropout_rate, key, 1)
@@ -167,7 +168,7 @@ class MakeSegments:
     key: Any = None,
   ) -> Float[Array, "B S P H"]:
     del own
-    q_BTF = _affine(normal(_wide(states_BTH)), shared, "down")
+    q_BTF = _affine(unit_rms(_wide(states_BTH)), shared, "down")
     pooled_BSPF = (average if self.pool == "average" else maximum)(
       q_BTF, stretches(text_BST, self.length)
     )
@@ -229,10 +230,6 @@ def _affine(x: Array, held: Any, name: str) -> Array:
 
 def _wide(states_BTH: Array) -> Array:
   return states_BTH.astype(jnp.float32)
-
-
-def normal(x: Array) -> Array:
-  return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
 
 
 def _drop(x: Array, rate: float, key: Any, number: int) -> Array:

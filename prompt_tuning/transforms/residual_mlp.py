@@ -9,14 +9,11 @@ Z does not read the input where the prompt does not: a folded prompt stores Z al
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from prompt_tuning.blocks.linear import linear
+from prompt_tuning.blocks.norms import layer_norm
 from prompt_tuning.core.context import Code, Spec
-from prompt_tuning.core.prompt import Drawn, Initializer, weight
-from prompt_tuning.inits import uniform
-
-EPSILON = 1e-5
+from prompt_tuning.core.prompt import Drawn, Initializer
 
 
 class ResidualMlp(nn.Module):
@@ -40,13 +37,5 @@ class ResidualMlp(nn.Module):
     H = prompt_RGPH.shape[-1]
     hidden = linear(self, "down", prompt_RGPH, self.width, self.initializer, spec)
     up = linear(self, "up", jax.nn.relu(hidden), H, self.initializer, spec)
-    mean = up.mean(-1, keepdims=True)
-    centred = up - mean
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    scale_H = weight(self, "norm_scale", uniform.ones(), (H,), spec, ("embed",))
-    bias_H = weight(self, "norm_bias", uniform.zeros(), (H,), spec, ("embed",))
-    normed = centred * jax.lax.rsqrt(variance + EPSILON)
-    # Strict about ranks: the norm's vectors stand for every row.
-    axes = (None,) * (normed.ndim - 1)
-    added = normed * scale_H[axes] + bias_H[axes]
+    added = layer_norm(self, up, spec)
     return Drawn(prompt_RGPH + added, drawn.mask)
