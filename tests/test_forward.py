@@ -1,8 +1,10 @@
 """One forward pass, many terms: counts, teachers, weights of an objective's own."""
 
 import dataclasses
+from typing import ClassVar
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import method_tools as tools
@@ -13,6 +15,8 @@ from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.ids import MARKS
 from prompt_tuning.core.model import PromptedModel
+from prompt_tuning.core.prompt import Drawn
+from prompt_tuning.core.randomness import streams
 from prompt_tuning.engine import config, step, terms
 from prompt_tuning.objectives import objective as objectives
 from prompt_tuning.objectives.choices import Choices
@@ -405,3 +409,37 @@ def test_methods_bind_their_objective(name):
   found = config.macro("OBJECTIVE")
   kinds = [type(part.objective).__name__ for part in objectives.parts(found)]
   assert kinds[0] == "CrossEntropy" and len(kinds) == (3 if name == "tfew" else 2)
+
+
+# ---- what words tell beside their prompt, and what they draw
+
+
+class Noisy(nn.Module):
+  """Adds noise of a stream of its own, and tells of its size."""
+
+  noise: ClassVar[tuple[str, ...]] = ("sample",)
+
+  @nn.compact
+  def __call__(self, drawn, code, spec, train=False):
+    made = drawn.prompt
+    if train:
+      made = made + jax.random.normal(self.make_rng("sample"), made.shape)
+    self.sow("aux", "size", jnp.square(made).mean())
+    return Drawn(made, drawn.mask)
+
+
+def test_words_sow_numbers_and_draw_their_own_noise(case, batch):
+  prompt = case.model.prompt.clone(transforms=(Noisy(),))
+  assert streams(prompt) == {"sample"} and not streams(case.model.prompt)
+  model = dataclasses.replace(case.model, prompt=prompt)
+  found = {}
+  for seed in (None, 0, 0, 1):
+    key = None if seed is None else jax.random.key(seed)
+    forward = Forward(model, case.params, batch, key)
+    vectors = forward.injection.get("encoder.input").vectors
+    (size,) = forward.aux["transforms_0/size"]
+    tools.assert_close(size, np.square(vectors).mean())
+    tools.assert_close(found.setdefault(seed, vectors), vectors)
+  plain = case.model.inject(case.params, batch).get("encoder.input").vectors
+  np.testing.assert_array_equal(found[None], plain)
+  assert np.abs(found[0] - found[1]).max() > 0.1
