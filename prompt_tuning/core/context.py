@@ -108,6 +108,20 @@ def masked_mean(
   return total_RC / jnp.maximum(weights_RT.sum(-1, keepdims=True), 1)
 
 
+def of_each(segments_BT: Int[Array, "B T"], segments: int) -> Bool[Array, "B S T"]:
+  """Which positions are those of each of S examples of a packed row, counted from 1."""
+  return segments_BT[:, None] == jnp.arange(1, segments + 1)[None, :, None]
+
+
+def mean_of_each(
+  values_BTC: Float[Array, "B T C"], held_BST: Bool[Array, "B S T"]
+) -> Float[Array, "B S C"]:
+  """Mean over the positions that each example holds; zero where it holds none."""
+  weights_BST = held_BST.astype(values_BTC.dtype)
+  total_BSC = jnp.einsum("BST,BTC->BSC", weights_BST, values_BTC)
+  return total_BSC / jnp.maximum(weights_BST.sum(-1, keepdims=True), 1)
+
+
 @flax.struct.dataclass
 class Rows:
   """The real tokens of a batch, reserved positions left out.
@@ -166,8 +180,7 @@ def real_rows(
   if segments == 1:
     return Rows(ids_BT, mask_BT, None, None, mask_BT)
   segments_BT = jnp.where(mask_BT, jnp.take_along_axis(segments_BT, order_BT, 1), 0)
-  numbers_S = jnp.arange(1, segments + 1)
-  own_BST = segments_BT[:, None, :] == numbers_S[None, :, None]
+  own_BST = of_each(segments_BT, segments)
   order_RT, own_RT = _to_the_front(own_BST.reshape(B * segments, T))
   return Rows(ids_BT, mask_BT, segments_BT, order_RT, own_RT)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.core.backbone import prompt_key
+from prompt_tuning.core.context import of_each
 from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.model import Batch, Params, PromptedModel
@@ -122,8 +123,7 @@ class Forward:
     """Which target positions are those of each example of a row."""
     own_BSU = self.real[:, None]
     if self.model.segments > 1:
-      numbers_S = jnp.arange(1, self.model.segments + 1)[None, :, None]
-      own_BSU &= self.batch["decoder_segment_ids"][:, None] == numbers_S
+      own_BSU &= of_each(self.batch["decoder_segment_ids"], self.model.segments)
     return own_BSU
 
   @functools.cached_property

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from prompt_tuning.core.context import of_each
 from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.ids import Ids
 from prompt_tuning.objectives.objective import Objective, Term
@@ -99,7 +100,5 @@ def real_examples(batch: Any, ids: Ids) -> Bool[Array, " R"]:
   """Where there is an example, and neither a row that fills up nor an empty segment."""
   if "decoder_segment_ids" not in batch:
     return ids.is_real(batch["targets"]).any(1)
-  S = batch["labels"].shape[1]
-  numbers_S = jnp.arange(1, S + 1)[None, :, None]
-  own_BSU = batch["decoder_segment_ids"][:, None] == numbers_S
+  own_BSU = of_each(batch["decoder_segment_ids"], batch["labels"].shape[1])
   return own_BSU.any(-1).reshape(-1)

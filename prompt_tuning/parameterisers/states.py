@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from prompt_tuning.blocks.norms import unit_rms
 from prompt_tuning.core.axes import along
-from prompt_tuning.core.context import Spec
+from prompt_tuning.core.context import Spec, mean_of_each
 from prompt_tuning.core.layers import Reader
 from prompt_tuning.core.prompt import AXES, Initializer, Shape, weight
 from prompt_tuning.inits import uniform
@@ -136,10 +136,8 @@ class MakePooled:
     text_BST: Bool[Array, "B S T"],
     key: Any = None,
   ) -> Float[Array, "B S P H"]:
-    weights_BST = text_BST.astype(jnp.float32)
-    total_BSH = jnp.einsum("BST,BTH->BSH", weights_BST, _wide(states_BTH))
-    count_BS1 = jnp.maximum(weights_BST.sum(-1, keepdims=True), 1)
-    mean_BSH = _drop(unit_rms(total_BSH / count_BS1), self.dropout_rate, key, 0)
+    mean_BSH = unit_rms(mean_of_each(_wide(states_BTH), text_BST))
+    mean_BSH = _drop(mean_BSH, self.dropout_rate, key, 0)
     hidden_BSF = _affine(mean_BSH, shared, "down")
     hidden_BSF = ACTIVATIONS[self.activation](hidden_BSF)
     hidden_BSF = _drop(hidden_BSF, self.dropout_rate, key, 1)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_tuning.backbones.t5.attention import mask_bias
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import injection as inject
+from prompt_tuning.core.context import of_each
 from prompt_tuning.core.layers import Layers, Part
 
 # What a part does in a layer.
@@ -210,8 +211,7 @@ def _turn(part: Part, layer: int) -> int:
 def _text(part: Part, text_BT: Array, segments_BT: Array | None) -> Array:
   if segments_BT is None:
     return text_BT[:, None]
-  numbers_1S1 = jnp.arange(1, part.segments + 1)[None, :, None]
-  return text_BT[:, None] & (segments_BT[:, None] == numbers_1S1)
+  return text_BT[:, None] & of_each(segments_BT, part.segments)
 
 
 def _written(x_BTH: Array, turn: Turn, slot: Slot, key: Any) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from prompt_tuning.core.context import masked_mean
+from prompt_tuning.core.context import masked_mean, mean_of_each, of_each
 from prompt_tuning.core.ids import MARKS, Ids
 
 VIEWS = ("mean", "first")
@@ -29,11 +29,8 @@ def mean(
   wide_BTH = encoded_BTH.astype(jnp.float32)
   if segments == 1:
     return masked_mean(wide_BTH, text_BT)
-  numbers_S = jnp.arange(1, segments + 1)
-  own_BST = batch["segment_ids"][:, None] == numbers_S[None, :, None]
-  own_BST = (own_BST & text_BT[:, None]).astype(jnp.float32)
-  total_BSH = jnp.einsum("BST,BTH->BSH", own_BST, wide_BTH)
-  mean_BSH = total_BSH / jnp.maximum(own_BST.sum(-1, keepdims=True), 1)
+  own_BST = of_each(batch["segment_ids"], segments) & text_BT[:, None]
+  mean_BSH = mean_of_each(wide_BTH, own_BST)
   return mean_BSH.reshape(-1, mean_BSH.shape[-1])
 
 
