@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from prompt_tuning.blocks.linear import kernel
 from prompt_tuning.blocks.norms import unit_rms
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.layers import Reader
 from prompt_tuning.core.prompt import Initializer, Shape, weight
-from prompt_tuning.inits import uniform
 from prompt_tuning.parameterisers.states import check_width
 
 GELU_ABOVE = (
@@ -60,8 +60,8 @@ class Attended(nn.Module):
       ("attend", r, P, ("tables", "mlp", "prompt")),
       ("up", r, H, ("tables", "mlp", "embed")),
     ):
-      initializer = self.initializer or uniform.symmetric(rows**-0.5)
-      own[name] = weight(self, name, initializer, (G, rows, columns), spec, axes)
+      size = G, rows, columns
+      own[name] = kernel(self, name, size, self.initializer, spec, axes)
     for name, start in (("above", GELU_ABOVE), ("below", GELU_BELOW)):
       size = (G, len(start))
       own[name] = (

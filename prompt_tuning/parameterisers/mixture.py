@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prompt_tuning.blocks.linear import kernel
 from prompt_tuning.blocks.norms import layer_norm
 from prompt_tuning.core.context import Code, Spec, masked_mean
 from prompt_tuning.core.prompt import AXES, Drawn, Initializer, Shape, weight
@@ -71,14 +72,7 @@ class Mixture(nn.Module):
   def _query(self, x_RC: jax.Array, H: int, spec: Spec) -> jax.Array:
     C = x_RC.shape[-1]
     down, up = (
-      weight(
-        self,
-        name,
-        self.kernel_initializer or uniform.symmetric(size[0] ** -0.5),
-        size,
-        spec,
-        axes,
-      )
+      kernel(self, name, size, self.kernel_initializer, spec, axes)
       for name, size, axes in (
         ("down", (C, self.width), ("embed", "mlp")),
         ("up", (self.width, H), ("mlp", "embed")),

@@ -12,9 +12,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from prompt_tuning.blocks.linear import kernel
 from prompt_tuning.core.context import Code, Spec, masked_mean
-from prompt_tuning.core.prompt import Drawn, Initializer, Shape, weight
-from prompt_tuning.inits import uniform
+from prompt_tuning.core.prompt import Drawn, Initializer, Shape
 
 
 class ReluMlp(nn.Module):
@@ -47,14 +47,7 @@ class ReluMlp(nn.Module):
     sizes = (mean_RC.shape[-1], self.width), (self.width, math.prod(shape))
     axes = ("embed", "mlp"), ("mlp", "embed")
     down, up = (
-      weight(
-        self,
-        name,
-        self.initializer or uniform.symmetric(size[0] ** -0.5),
-        size,
-        spec,
-        a,
-      )
+      kernel(self, name, size, self.initializer, spec, a)
       for name, size, a in zip(("down", "up"), sizes, axes, strict=True)
     )
     made_RX = jax.nn.relu(mean_RC @ down) @ up

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prompt_tuning.blocks.linear import kernel
 from prompt_tuning.core.context import Code, Spec
 from prompt_tuning.core.prompt import Drawn, Initializer, weight
 from prompt_tuning.inits import uniform
@@ -40,8 +41,7 @@ class Subspaces(nn.Module):
         f"{self.spaces} and {self.width}."
       )
     H, M, b = drawn.prompt.shape[-1], self.spaces, self.width
-    initializer = self.initializer or uniform.symmetric(H**-0.5)
-    down_MHF = weight(self, "down", initializer, (M, H, b), spec)
+    down_MHF = kernel(self, "down", (M, H, b), self.initializer, spec, None)
     up_MFH = weight(self, "up", uniform.zeros(), (M, b, H), spec)
     gate_HM = weight(self, "gate", uniform.zeros(), (H, M), spec)
     inner = jax.nn.gelu(
