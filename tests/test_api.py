@@ -430,7 +430,7 @@ def test_the_verb_drops_at_its_rate_without_a_backbone_file(
   """A folder's architecture says 0; the configuration binds the rate alone."""
   seen = []
 
-  def stop(prompted, params, vocabulary, task, layout, recipe, output, teachers):
+  def stop(prompted, params, vocabulary, task, layout, recipe, output, *_):
     seen.append((prompted.backbone.config.dropout_rate, recipe.dropout_rate > 0))
     raise Seen
 

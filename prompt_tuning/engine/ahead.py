@@ -23,7 +23,7 @@ def check(procedure: Procedure, sentence: Sentence) -> None:
     raise ValueError("The procedure has no phase at all, so there is no run.")
   shapes = sentence.loaded.backbone.held_shapes()
   own = sentence.alone
-  prompt = own.prompt if first.prompt is OWN else first.prompt
+  prompt = own.prompt if first.prompt == OWN else first.prompt
   model = dataclasses.replace(own, prompt=prompt)
   drawn = model.prompt_shapes(shapes)
   params = {"backbone": shapes, **({"prompt": drawn} if drawn else {})}

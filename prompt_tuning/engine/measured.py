@@ -79,9 +79,9 @@ def _summed(
   objective = terms.bound(objective, words, task)
 
   def loss(params: Any, batch: Any) -> Any:
-    terms = objectives.terms(objective, Forward(model, params, batch))
+    found = objectives.terms(objective, Forward(model, params, batch))
     counts = objectives.counts(objective, batch, model.backbone.spec.ids)
-    return objectives.total(objective, terms, counts), terms[0].weight
+    return objectives.total(objective, found, counts), found[0].weight
 
   def add(total: Any, params: Any, batch: Any, weight_B: Any) -> Any:
     return measure.add(total, Probe(model, params, loss), batch, weight_B)

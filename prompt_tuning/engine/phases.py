@@ -70,8 +70,6 @@ class Phases:
           )
         done.append(self._done(phase, done))
         self._told_of(done)
-      if not done:
-        raise ValueError("The procedure has no phase at all, so there is no run.")
       self._finish(done)
     return done
 
@@ -211,8 +209,8 @@ def of_phase(run: Sentence, phase: Phase, products: start.Products) -> Sentence:
     run,
     task=run.task if phase.task is None else phase.task,
     method=run.method if phase.method is None else phase.method,
-    prompt=run.prompt if phase.prompt is OWN or phase.prompt == OWN else phase.prompt,
-    output=run.output if phase.output is OWN or phase.output == OWN else phase.output,
+    prompt=run.prompt if phase.prompt == OWN else phase.prompt,
+    output=run.output if phase.output == OWN else phase.output,
     recipe=recipe,
     judge=phase.judge,
     teachers={**run.teachers, **teachers},

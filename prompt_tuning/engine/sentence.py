@@ -62,7 +62,8 @@ class Sentence:
       self.recipe,
       self.output,
       self.teachers,
-      *(() if begin is None and self.judge is None else (begin, self.judge)),
+      begin,
+      self.judge,
     )
     abstract.check_objective(made)
     return made

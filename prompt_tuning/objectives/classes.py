@@ -5,6 +5,7 @@ at each class that holds, or float32 [B]; in packed rows [B S ...], where a row 
 fewer than S examples. Example r is that of `forward.head` [R C].
 """
 
+import abc
 import dataclasses
 from typing import Any, ClassVar
 
@@ -36,11 +37,11 @@ class _OfHead(Objective):
     found = {name: ((x_R * real_R).sum(), weight) for name, x_R in metrics.items()}
     return Term((loss_R * real_R).sum(), weight, found)
 
+  @abc.abstractmethod
   def losses(
     self, scores_RC: Float[Array, "R C"], labels: Array
   ) -> tuple[Float[Array, " R"], dict[str, Float[Array, " R"]]]:
     """Each example's loss, and metrics by name."""
-    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Answers of a head: a label, the labels that hold, or a number."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from prompt_tuning.core.ids import MARKS, Ids
 from prompt_tuning.outputs.words import said
 
 
-class _OfHead:
+class _OfHead(abc.ABC):
   """What the answers of a head share."""
 
   serves: ClassVar[str] = "classify"
@@ -44,9 +45,9 @@ class _OfHead:
 
     return answer
 
+  @abc.abstractmethod
   def scores(self, logits_RC: Any) -> Any:
     """What a record says of what the head said."""
-    raise NotImplementedError
 
   def records(
     self, arrays: Any, labels: Any, decode: Any = None, marks: Ids = MARKS

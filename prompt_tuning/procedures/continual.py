@@ -13,6 +13,7 @@ where s_i is a run on task i alone with the same steps. Papers call FWT and LG b
 "forward transfer".
 """
 
+import abc
 import dataclasses
 import math
 import re
@@ -82,9 +83,9 @@ class Continual(Procedure):
   # Whether each task keeps what was held after it, and is asked with that.
   apart = False
 
+  @abc.abstractmethod
   def learning(self, t: int) -> Phase:
     """The phase that learns the t-th task, t = 1..T; its name is `learn_NAME`."""
-    raise NotImplementedError
 
   def next(self, done: Sequence[Result]) -> Phase | None:
     names = {one.name for one in done}

@@ -4,6 +4,7 @@ A procedure is a pure function of the results so far. So a run that was killed g
 by asking it again: what was done is on disk, and what comes next follows from it.
 """
 
+import abc
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -130,16 +131,16 @@ class Table:
   notes: Sequence[str] = ()
 
 
-class Procedure:
+class Procedure(abc.ABC):
   """What a subclass must give is `next`."""
 
+  @abc.abstractmethod
   def next(self, done: Sequence[Result]) -> Phase | None:
     """The phase that follows those that are done; None at the end of the run.
 
     Args:
       done: results of all phases before, in order. Nothing else may decide.
     """
-    raise NotImplementedError
 
   def product(self, done: Sequence[Result]) -> str | None:
     """The phase whose product is that of the whole run: the last that trained."""

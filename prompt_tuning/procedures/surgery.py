@@ -10,6 +10,7 @@ becomes of it (`__call__`), on arrays or on shapes, so that the engine can refus
 does not fit before it reads a number.
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,16 +25,16 @@ Tree = Any
 FOLDED = "=folded"
 
 
-class Expression:
+class Expression(abc.ABC):
   """Trees of earlier products -> a tree."""
 
+  @abc.abstractmethod
   def parts(self) -> Sequence["str | Expression"]:
     """What it is made of, in order."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def made(self, trees: Sequence[Tree]) -> Tree:
     """What it makes of its parts."""
-    raise NotImplementedError
 
 
 def reads(expression: str | Expression) -> tuple[str, ...]:
