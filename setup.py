@@ -22,7 +22,7 @@ ASSETS = asset_packages()
 
 # Neither qwix nor aqtp for int8 weights: they quantise the products of a model that is
 # in memory. Here only storage is int8, and each array is rounded while it is read
-# (`prompt_tuning/backbones/t5/int8.py`).
+# (`prompt_tuning/backbones/common/int8.py`).
 REQUIRES = [
   "jax>=0.7,<0.11",  # arrays, compilation
   "flax>=0.11,<0.13",  # flax.linen modules, T5X's partitioning of parameters

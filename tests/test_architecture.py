@@ -128,10 +128,10 @@ def test_gin_files_open_with_what_they_are():
     assert path.read_text().startswith("# "), path
 
 
-# Files of the one family that has some: its room, readers and writers, and demo.
-T5_FILES = re.compile(
-  r"backbones/t5/|demo/|export\.py$|interop/t5x_engine/|"
-  r"interop/(t5_family|huggingface|hugging_names|own|source|t5x|prompts)\.py$"
+# Files that may read a family: rooms of families, readers and writers, and demo.
+FAMILY_FILES = re.compile(
+  r"backbones/|demo/|export\.py$|interop/t5x_engine/|interop/\w+_family\.py$|"
+  r"interop/(huggingface|hugging_names|own|source|t5x|prompts)\.py$"
 )
 
 
@@ -152,7 +152,7 @@ def family_names(path: pathlib.Path) -> set[str]:
 def test_nobody_reads_a_family_but_its_own_files():
   for path in FILES:
     name = _name(path)
-    if T5_FILES.match(name):
+    if FAMILY_FILES.match(name):
       continue
     found = family_names(path)
     assert not found, (
@@ -161,11 +161,20 @@ def test_nobody_reads_a_family_but_its_own_files():
     )
 
 
+def test_families_share_what_is_common_and_nothing_else():
+  for path in (PACKAGE / "backbones").rglob("*.py"):
+    room = path.relative_to(PACKAGE / "backbones").parts[0]
+    for name in imports(path):
+      match = re.match(r"prompt_tuning\.backbones\.(\w+)", name)
+      assert not match or match.group(1) in ("common", room), f"{path}: {name}"
+
+
 def test_files_of_a_family_are_where_they_are_said_to_be():
   """The list above names no file that reads nothing of a family."""
-  rooms = {path.parent for path in FILES if T5_FILES.match(_name(path))}
+  mine = [path for path in FILES if path.name != "__init__.py"]
+  rooms = {path.parent for path in mine if FAMILY_FILES.match(_name(path))}
   for room in rooms:
-    chosen = [path for path in room.glob("*.py") if T5_FILES.match(_name(path))]
+    chosen = [path for path in room.glob("*.py") if FAMILY_FILES.match(_name(path))]
     assert any(family_names(path) for path in chosen), room
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from prompt_tuning.backbones.t5 import attention, fused
+from prompt_tuning.backbones.common import fused
+from prompt_tuning.backbones.t5 import attention
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.engine import config as engine_config

@@ -9,8 +9,9 @@ import method_tools as tools
 import numpy as np
 import pytest
 
-from prompt_tuning.backbones.t5 import int8
-from prompt_tuning.backbones.t5.attention import Attention, attend, attend_folded
+from prompt_tuning.backbones.common import int8
+from prompt_tuning.backbones.common.attend import attend, attend_folded
+from prompt_tuning.backbones.t5.attention import Attention
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.engine import step

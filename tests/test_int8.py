@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import prompt_tuning as pt
-from prompt_tuning.backbones.t5 import files, int8
+from prompt_tuning.backbones.common import int8
+from prompt_tuning.backbones.t5 import files
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.stacking import stack_layers
 from prompt_tuning.core import trainable as branches

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import test_places as plain
 
-from prompt_tuning.backbones.t5 import layered
+from prompt_tuning.backbones.common import layered
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.stacking import stack_layers
 from prompt_tuning.conditions.pooled import Embeddings
@@ -445,7 +445,7 @@ def test_the_padded_bias_of_a_kernel():
   """Kernels take lengths of whole blocks: what is behind the keys stays as it was."""
   held = Layers((Part(jnp.ones((1, 1, P, H)), length=P, first=2, once=True),))
   index = jnp.asarray([[0, 1, 2, -1, -1]])
-  found = layered.layered(held, "encoder", CONFIG, index, front=1)
+  found = layered.layered(held, 4, False, index, front=1)
   bias = jnp.ones((1, 2, 5, 8), jnp.bfloat16)
   for layer, sees in ((0, False), (1, False), (2, True), (3, True)):
     own = layered.hidden(bias, found.layers[layer], found.slots)

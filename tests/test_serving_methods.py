@@ -14,7 +14,7 @@ import serving_tools as tools
 
 import prompt_tuning as pt
 from prompt_tuning import answer, export
-from prompt_tuning.backbones.t5 import fused
+from prompt_tuning.backbones.common import fused
 from prompt_tuning.data.features import Layout
 from prompt_tuning.engine import conventions, evaluate
 from prompt_tuning.interop import serving

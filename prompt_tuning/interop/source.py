@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning.backbones.t5 import files, int8
+from prompt_tuning.backbones.common import int8
+from prompt_tuning.backbones.t5 import files
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.context import Spec

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from prompt_tuning.backbones.t5 import files, int8
+from prompt_tuning.backbones.common import int8
+from prompt_tuning.backbones.t5 import files
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.stacking import unrolled
 from prompt_tuning.interop import huggingface, own, t5x

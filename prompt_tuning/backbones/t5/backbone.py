@@ -13,8 +13,9 @@ from flax.core import unfreeze
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import cached, changes, fused, int8, layered, views
-from prompt_tuning.backbones.t5 import prefix as prefixes
+from prompt_tuning.backbones.common import changes, fused, int8, layered, texts
+from prompt_tuning.backbones.common import prefix as prefixes
+from prompt_tuning.backbones.t5 import cached, views
 from prompt_tuning.backbones.t5.config import IDS, SWITCHES, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
 from prompt_tuning.backbones.t5.places import places
@@ -35,23 +36,6 @@ class Encoded(NamedTuple):
 
   states: Float[Array, "B T H"]
   mask: Bool[Array, "B T"]
-
-
-def text_places(batch: dict[str, Array]) -> Int[Array, "B T"]:
-  """Place of each token in its own text, reserved positions left out; -1 elsewhere."""
-  inputs_BT = batch["inputs"]
-  text_BT = IDS.is_real(inputs_BT)
-  if "prompt_index" in batch:
-    text_BT &= batch["prompt_index"] < 0
-  before_BT = jnp.cumsum(text_BT, axis=1) - 1
-  segments_BT = batch.get("segment_ids")
-  if segments_BT is not None:
-    # Counted anew from the first token of each example.
-    earlier_BT = jnp.pad(segments_BT, ((0, 0), (1, 0)))[:, :-1]
-    first_BT = jnp.where(segments_BT != earlier_BT, jnp.cumsum(text_BT, axis=1), 0)
-    starts_BT = first_BT - jnp.where(segments_BT != earlier_BT, text_BT, False)
-    before_BT = before_BT - jax.lax.cummax(starts_BT, axis=1)
-  return jnp.where(text_BT, before_BT, -1)
 
 
 def _keys(key: Any) -> tuple[Any, Any]:
@@ -187,7 +171,7 @@ class T5:
     injection = injection or Injection()
     offset, slots = injection.get("encoder.offset"), injection.get("encoder.input")
     if offset is not None:
-      places_BT = text_places(batch)
+      places_BT = texts.places(batch, IDS)
       x_BTH = inject.add(x_BTH, offset.vectors, places_BT, segments_BT)
     held, index_BT = injection.get("encoder.layers"), batch.get("prompt_index")
     if held is not None:
@@ -204,7 +188,7 @@ class T5:
     if held is not None:
       front = 0 if prefix is None else prefix.allowed.shape[-1]
       rows = batch["prompt_index"], front, 0, segments_BT, IDS.is_real(inputs_BT)
-      placed = layered.layered(held, "encoder", self.config, *rows)
+      placed = layered.layered(held, *self.walked("encoder"), *rows)
     encoded_BTH = self.apply(
       params, "encode", x_BTH, mask_BT, segments_BT, prefix, changed, placed, key=key
     )
@@ -214,7 +198,13 @@ class T5:
     if held is None:
       return None
     vectors = held.vectors, held.mask
-    return prefixes.prefix(*vectors, B, segments_BT, self.config)
+    heads = self.config.num_heads, self.config.head_dim
+    scanned = self.config.scan_layers
+    return prefixes.prefix(*vectors, B, segments_BT, heads, scanned)
+
+  def walked(self, stack: str) -> tuple[int, bool]:
+    """How many layers a stack has, and whether they are scanned."""
+    return getattr(self.config, f"num_{stack}_layers"), self.config.scan_layers
 
   def changed(self, injection: Injection | None, stack: str, *rows: Any) -> Any:
     inputs = {name: tables.inputs for name, tables in self.spec.places.items()}
@@ -243,7 +233,7 @@ class T5:
     if held is not None:
       front = 0 if prefix is None else prefix.allowed.shape[-1]
       rows = batch["decoder_prompt_index"], front, 0, segments_BU
-      placed = layered.layered(held, "decoder", self.config, *rows)
+      placed = layered.layered(held, *self.walked("decoder"), *rows)
     return self.apply(
       params,
       "decode",
@@ -278,7 +268,7 @@ class T5:
       front: positions of the decoder's prompt. segments: S.
     """
     if name == "mean":
-      return views.mean(reading.states, batch, segments, self.spec.ids)
+      return texts.mean(reading.states, batch, segments, self.spec.ids)
     begun = views.start(batch, front, segments)
     given = *reading, injection, _keys(key)[1]
     states_BUH = self.states(params, begun, *given)

@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning.backbones.t5 import layered
+from prompt_tuning.backbones.common import layered
+from prompt_tuning.backbones.common.changes import Changes
+from prompt_tuning.backbones.common.prefix import KeysValues, joined
 from prompt_tuning.backbones.t5.attention import Attention
-from prompt_tuning.backbones.t5.changes import Changes
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.layers import FeedForward, RMSNorm
-from prompt_tuning.backbones.t5.prefix import KeysValues, joined
 from prompt_tuning.core import partition
 
 

@@ -6,7 +6,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import layered, prefix
+from prompt_tuning.backbones.common import layered, prefix
 from prompt_tuning.backbones.t5.config import IDS
 from prompt_tuning.core.injection import Injection
 
@@ -55,17 +55,17 @@ def prefill(
   cache = jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
   if own is not None:
     first = own.vectors.shape[-2]
-    before = prefix.stacked(own.vectors, B, config)
+    before = prefix.stacked(own.vectors, B, (config.num_heads, config.head_dim))
     cache = tuple(
       jnp.concatenate([x.astype(config.dtype), free], axis=2)
       for x, free in zip(before, cache, strict=True)
     )
-  cache = prefix.per_layer(cache, config)
+  cache = prefix.per_layer(cache, config.scan_layers)
   placed = None
   if held is not None:
     index_U = jnp.append(jnp.arange(U - 1, dtype=jnp.int32), -1)
     rows = jnp.broadcast_to(index_U, (B, U)), first, room
-    placed = layered.layered(held, "decoder", config, *rows)
+    placed = layered.layered(held, *backbone.walked("decoder"), *rows)
   memory = Memory(cross, mask_BT, changed, placed, first + U)
   logits_BV, cache = step(backbone, params, start_BUH, memory, cache, jnp.int32(first))
   memory = memory.replace(layered=layered.written(placed))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import flax as safetensors_flax
 
-from prompt_tuning.backbones.t5 import int8
+from prompt_tuning.backbones.common import int8
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.stacking import unrolled, unstack_layers

@@ -1,4 +1,4 @@
-"""The parts of a T5 block around its attention: matrix, table, norm, feed-forward.
+"""The parts of a T5 block around its attention: norm and feed-forward.
 
 Parameter names, shapes and logical axes are T5X's, so that its checkpoints load by
 name. Raffel et al., 2020, "Exploring the Limits of Transfer Learning with a Unified
@@ -11,83 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from prompt_tuning.backbones.t5 import int8
-from prompt_tuning.backbones.t5.changes import Changes, changed
+from prompt_tuning.backbones.common.changes import Changes, changed
+from prompt_tuning.backbones.common.linear import Dense
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import partition
 from prompt_tuning.core.axes import along
-
-_FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-class Dense(nn.Module):
-  """A kernel without bias, [inputs features], with logical axes."""
-
-  inputs: int
-  features: int
-  axes: tuple[str, str]
-  dtype: Any
-  scale: float = 1.0
-
-  def setup(self) -> None:
-    def draw(key, shape):
-      return self.scale * _FAN_IN(key, shape)
-
-    stored = self.get_variable("params", "kernel")
-    if isinstance(stored, int8.Quantised):
-      self.kernel = stored
-      return
-    shape = (self.inputs, self.features)
-    self.kernel = partitioning.param_with_axes("kernel", draw, shape, axes=self.axes)
-
-  def __call__(self, x: Float[Array, "*X I"]) -> Float[Array, "*X O"]:
-    if isinstance(self.kernel, int8.Quantised):
-      return int8.product(x.astype(self.dtype), self.kernel)
-    # Narrow factors with a wide product (the logits) stay narrow: a product in float32
-    # has the same digits, and the kernel needs no copy in float32.
-    same = x.dtype == self.kernel.dtype
-    narrow = same and jnp.can_cast(x.dtype, self.dtype, "safe")
-    dtype = x.dtype if narrow else self.dtype
-    kernel_IO = self.whole(dtype)
-    return jnp.matmul(x.astype(dtype), kernel_IO, preferred_element_type=self.dtype)
-
-  def whole(self, dtype: Any) -> Float[Array, "I O"]:
-    """The kernel, as a product takes it."""
-    return partition.gathered(self.kernel.astype(dtype), *self.axes)
-
-
-class Embedder(nn.Module):
-  """The token table [V H], read by a gather."""
-
-  config: T5Config
-
-  def setup(self) -> None:
-    stored = self.get_variable("params", "embedding")
-    if isinstance(stored, int8.Quantised):
-      self.embedding = stored
-      return
-    self.embedding = partitioning.param_with_axes(
-      "embedding",
-      nn.initializers.normal(1.0),
-      (self.config.vocab_size, self.config.emb_dim),
-      axes=("vocab", "embed"),
-    )
-
-  def __call__(self, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:
-    if isinstance(self.embedding, int8.Quantised):
-      return int8.rows(self.embedding, ids, self.config.dtype)
-    return jnp.take(self.embedding, ids, axis=0).astype(self.config.dtype)
-
-  def attend(self, states: Float[Array, "*X H"]) -> Float[Array, "*X V"]:
-    states = states.astype(self.config.dtype)
-    if isinstance(self.embedding, int8.Quantised):
-      kernel_HV = int8.transposed(self.embedding)
-      return int8.product(states, kernel_HV).astype(jnp.float32)
-    table_VH = self.embedding.astype(self.config.dtype)
-    table_VH = partition.gathered(table_VH, "vocab", "embed")
-    return (states @ table_VH.T).astype(jnp.float32)
 
 
 class RMSNorm(nn.Module):

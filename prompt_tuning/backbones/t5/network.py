@@ -10,64 +10,32 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5 import fused
-from prompt_tuning.backbones.t5.attention import (
-  RelativeBias,
-  mask_bias,
-  pairs,
-)
+from prompt_tuning.backbones.common import fused
+from prompt_tuning.backbones.common.attend import mask_bias, pairs
+from prompt_tuning.backbones.common.changes import Changes
+from prompt_tuning.backbones.common.layered import Layered
+from prompt_tuning.backbones.common.linear import Dense, Embedder
+from prompt_tuning.backbones.common.prefix import Prefix, places
+from prompt_tuning.backbones.common.walk import Walk, layer_modules
+from prompt_tuning.backbones.t5.attention import RelativeBias
 from prompt_tuning.backbones.t5.blocks import (
   DecoderLayer,
   EncoderLayer,
   PerLayer,
   marked,
 )
-from prompt_tuning.backbones.t5.changes import Changes
 from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.backbones.t5.layered import Layered
-from prompt_tuning.backbones.t5.layers import Dense, Embedder, RMSNorm
-from prompt_tuning.backbones.t5.prefix import Prefix, places
+from prompt_tuning.backbones.t5.layers import RMSNorm
 from prompt_tuning.core import partition
 
 
-def _layers(cls: type[nn.Module], config: T5Config, count: int, train: bool) -> Any:
-  """The blocks of a stack: a list, or one module whose parameters are scanned over."""
-  if config.remat_policy != "none":
-    policies = jax.checkpoint_policies
-    dots = policies.dots_with_no_batch_dims_saveable
-    cls = nn.remat(
-      cls,
-      policy=dots if config.remat_policy == "dots" else policies.nothing_saveable,
-      prevent_cse=not config.scan_layers,
-    )
-  if config.scan_layers:
-    return cls(config, train)
-  return [cls(config, train) for _ in range(count)]
-
-
-class Stack(nn.Module):
-  """What both stacks share: the position bias, the final norm, the walk of layers."""
+class Stack(Walk):
+  """What both stacks share: the position bias, the final norm."""
 
   config: T5Config
   train: bool = False
-
-  def walk(self, block: Any, x: Any, per_layer: Any, *shared: Any) -> tuple[Any, Any]:
-    """Runs `block(layer, x, entry, *shared)` -> (x, output) through the layers.
-
-    Entries and outputs are one a layer: lists, or arrays with a leading layer axis
-    where layers are scanned.
-    """
-    if self.config.scan_layers:
-      return self._scan(block, len(shared))(self.layers, x, per_layer, *shared)
-    outputs = []
-    for i, layer in enumerate(self.layers):
-      own = tuple(_at(part, i) for part in per_layer)
-      x, output = block(layer, x, own, *shared)
-      outputs.append(output)
-    return x, outputs
 
   def beside(self, prefix: Prefix, bias: Array, places_BT: Array) -> Array:
     """The bias with that of a prefix's slots in front."""
@@ -80,24 +48,6 @@ class Stack(nn.Module):
     config, (B, Q, _) = self.config, x_BQH.shape
     shape = (B, config.num_heads, Q)
     return fused.bias_of(bias, shape, config.dtype, config.attention)
-
-  def _scan(self, block: Any, shared: int) -> Any:
-    # Parameters get a leading axis, which `params_axes` records as "layers".
-    return partitioning.scan_with_axes(
-      block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(0, *[nn.broadcast] * shared),
-      length=self.depth,
-      axis_name="layers",
-    )
-
-
-def _at(part: Any, layer: int) -> Any:
-  """One layer's entry of a list, or of arrays with a leading layer axis."""
-  if part is None or isinstance(part, list):
-    return part and part[layer]
-  return jax.tree.map(lambda x: x[layer], part)
 
 
 def _run_layer(layer: nn.Module, *args: Any) -> tuple[Any, Any]:
@@ -127,7 +77,7 @@ class Encoder(Stack):
   def setup(self) -> None:
     config = self.config
     self.relpos_bias = RelativeBias(config, bidirectional=True)
-    self.layers = _layers(EncoderLayer, config, self.depth, self.train)
+    self.layers = layer_modules(EncoderLayer, config, self.depth, self.train)
     self.encoder_norm = RMSNorm(config.dtype)
     self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
@@ -166,7 +116,7 @@ class Decoder(Stack):
   def setup(self) -> None:
     config = self.config
     self.relpos_bias = RelativeBias(config, bidirectional=False)
-    self.layers = _layers(DecoderLayer, config, self.depth, self.train)
+    self.layers = layer_modules(DecoderLayer, config, self.depth, self.train)
     self.decoder_norm = RMSNorm(config.dtype)
     self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
     if not config.logits_via_embedding:
@@ -260,7 +210,8 @@ class Transformer(nn.Module):
   train: bool = False
 
   def setup(self) -> None:
-    self.token_embedder = Embedder(self.config)
+    sizes = self.config.vocab_size, self.config.emb_dim
+    self.token_embedder = Embedder(*sizes, self.config.dtype)
     self.encoder = Encoder(self.config, self.train)
     self.decoder = Decoder(self.config, self.train)
 

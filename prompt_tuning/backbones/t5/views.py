@@ -8,30 +8,9 @@ first   the decoder's last state at its start token, which is all that it is fed
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
-
-from prompt_tuning.core.context import masked_mean, mean_of_each, of_each
-from prompt_tuning.core.ids import MARKS, Ids
+from jaxtyping import Array
 
 VIEWS = ("mean", "first")
-
-
-def mean(
-  encoded_BTH: Float[Array, "B T H"],
-  batch: dict[str, Array],
-  segments: int,
-  ids: Ids = MARKS,
-) -> Float[Array, "R H"]:
-  """float32 means; 0 where a packed row has no such example."""
-  text_BT = ids.is_real(batch["inputs"])
-  if "prompt_index" in batch:
-    text_BT &= batch["prompt_index"] < 0
-  wide_BTH = encoded_BTH.astype(jnp.float32)
-  if segments == 1:
-    return masked_mean(wide_BTH, text_BT)
-  own_BST = of_each(batch["segment_ids"], segments) & text_BT[:, None]
-  mean_BSH = mean_of_each(wide_BTH, own_BST)
-  return mean_BSH.reshape(-1, mean_BSH.shape[-1])
 
 
 def start(batch: dict[str, Array], front: int, segments: int) -> dict[str, Array]:

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5.attention import mask_bias
-from prompt_tuning.backbones.t5.config import T5Config
+from prompt_tuning.backbones.common.attend import mask_bias
 from prompt_tuning.core import injection as inject
 from prompt_tuning.core.context import of_each
 from prompt_tuning.core.layers import Layers, Part
@@ -73,8 +72,8 @@ class Layered:
 
 def layered(
   held: Layers,
-  stack: str,
-  config: T5Config,
+  depth: int,
+  scanned: bool,
   index_BT: Int[Array, "B T"],
   front: int,
   room: int = 0,
@@ -84,14 +83,13 @@ def layered(
   """The walk's share of a record.
 
   Args:
-    held: of a place "layers". stack: "encoder" or "decoder". config: of the backbone.
+    held: of a place "layers". depth: layers of the stack. scanned: whether they are.
     index_BT: numbers of reserved positions, -1 elsewhere.
     front: keys that stand before those of the positions.
     room: keys behind those of the positions.
     segments_BT: where rows are packed. tokens_BT: true where nothing is padded; readers
       need it.
   """
-  depth, scanned = getattr(config, f"num_{stack}_layers"), config.scan_layers
   text_BT = None if tokens_BT is None else tokens_BT & (index_BT < 0)
   slots, turns, start = [], [], 0
   for part in held.parts:

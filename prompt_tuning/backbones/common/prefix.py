@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.t5.config import T5Config
-
 KeysValues = tuple[Array, Array]
 
 
@@ -54,12 +52,17 @@ def prefix(
   mask_RP: Bool[Array, "R P"] | None,
   B: int,
   segments_BT: Int[Array, "B T"] | None,
-  config: T5Config,
+  heads: tuple[int, int],
+  scanned: bool,
 ) -> Prefix:
   """The prefix of B rows, from the fields of an `Injection`.
 
   In a packed row, a prompt that reads its input has slots for each segment, which the
   others do not see.
+
+  Args:
+    kv_RGPJ, mask_RP: of the prompt. B: rows. segments_BT: where rows are packed.
+    heads: (N, D) of keys and values. scanned: whether layers are.
   """
   R, _, P, _ = kv_RGPJ.shape
   S = 1 if R == 1 or segments_BT is None else R // B
@@ -69,23 +72,22 @@ def prefix(
   if S > 1:
     own_BTS = segments_BT[..., None] == jnp.arange(1, S + 1)[None, None]
     allowed_B1X = allowed_B1X & jnp.repeat(own_BTS, P, axis=-1)
-  layers = per_layer(stacked(kv_RGPJ, B, config, S), config)
+  layers = per_layer(stacked(kv_RGPJ, B, heads, S), scanned)
   return Prefix(layers, allowed_B1X[:, None], P)
 
 
 def stacked(
-  kv_RGPJ: Float[Array, "R G P J"], B: int, config: T5Config, S: int = 1
+  kv_RGPJ: Float[Array, "R G P J"], B: int, heads: tuple[int, int], S: int = 1
 ) -> KeysValues:
   """Keys and values [L B X N D], those of the S examples of a row side by side."""
   R, G, P, J = kv_RGPJ.shape
   rows_BSGPJ = kv_RGPJ.reshape(1 if R == 1 else B, S, G, P, J)
   rows_BSGPJ = jnp.broadcast_to(rows_BSGPJ, (B, S, G, P, J))
   rows_GBSPJ = jnp.moveaxis(rows_BSGPJ, 2, 0)
-  heads = config.num_heads, config.head_dim
   layers = rows_GBSPJ.reshape(G // 2, 2, B, S * P, *heads)
   return layers[:, 0], layers[:, 1]
 
 
-def per_layer(stacked: KeysValues, config: T5Config) -> Any:
+def per_layer(stacked: KeysValues, scanned: bool) -> Any:
   """Keys and values [L ...] as a walk of the layers takes them."""
-  return stacked if config.scan_layers else list(zip(*stacked, strict=True))
+  return stacked if scanned else list(zip(*stacked, strict=True))
