@@ -109,15 +109,16 @@ def test_the_list_of_macros():
 
 
 def test_the_table_agrees_with_the_code():
+  from prompt_tuning.backbones.common import switches
   from prompt_tuning.backbones.t5 import config as t5
   from prompt_tuning.conditions import pooled
   from prompt_tuning.data import features
 
   for name, known in [
     ("PROMPT_PLACE", features.PLACES),
-    ("REMAT_POLICY", t5.REMAT_POLICIES),
+    ("REMAT_POLICY", switches.REMAT_POLICIES),
     ("ATTENTION", t5.ATTENTION),
-    ("WEIGHTS_DTYPE", t5.WEIGHTS),
+    ("WEIGHTS_DTYPE", switches.WEIGHTS),
     ("CODE_POOL", pooled.POOLS),
   ]:
     listed = "one of " + ", ".join(map(repr, known))

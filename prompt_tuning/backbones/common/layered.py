@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.backbones.common.attend import mask_bias
 from prompt_tuning.core import injection as inject
+from prompt_tuning.core import partition
 from prompt_tuning.core.context import of_each
 from prompt_tuning.core.layers import Layers, Part
 
@@ -140,6 +141,27 @@ def visible(
       seen_BT &= inject.visible(part.mask, mine_BT, segments_BT)
     start += part.length
   return seen_BT
+
+
+def marked(x: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
+  """Says how the residual stream lies over devices."""
+  return partition.placed(x, "batch", "length", "embed")
+
+
+def obeyed(
+  module: Any, x_BTH: Array, bias: Array, turns: Any, slots: Any
+) -> tuple[Array, Array]:
+  """States with what a prompt writes before a layer, and the bias that hides slots.
+
+  Args:
+    module: the layer, of which keys are drawn. turns, slots: see `write`.
+  """
+  if slots is None:
+    return x_BTH, bias
+  key = None
+  if module.train and any(slot.part.reader is not None for slot in slots):
+    key = module.make_rng("dropout")
+  return write(x_BTH, turns, slots, key), hidden(bias, turns, slots)
 
 
 def write(

@@ -12,23 +12,29 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning.backbones.common import int8
 from prompt_tuning.core import partition
+from prompt_tuning.core.axes import along
 
 _FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 class Dense(nn.Module):
-  """A kernel without bias, [inputs features], with logical axes."""
+  """A kernel [inputs features] with logical axes, and a bias if asked for."""
 
   inputs: int
   features: int
   axes: tuple[str, str]
   dtype: Any
   scale: float = 1.0
+  bias: bool = False
 
   def setup(self) -> None:
     def draw(key, shape):
       return self.scale * _FAN_IN(key, shape)
 
+    if self.bias:
+      zeros, axes = nn.initializers.zeros, self.axes[1:]
+      name, shape = "bias", (self.features,)
+      self.added = partitioning.param_with_axes(name, zeros, shape, axes=axes)
     stored = self.get_variable("params", "kernel")
     if isinstance(stored, int8.Quantised):
       self.kernel = stored
@@ -37,6 +43,10 @@ class Dense(nn.Module):
     self.kernel = partitioning.param_with_axes("kernel", draw, shape, axes=self.axes)
 
   def __call__(self, x: Float[Array, "*X I"]) -> Float[Array, "*X O"]:
+    y = self._product(x)
+    return y + along(self.added.astype(y.dtype), y) if self.bias else y
+
+  def _product(self, x: Float[Array, "*X I"]) -> Float[Array, "*X O"]:
     if isinstance(self.kernel, int8.Quantised):
       return int8.product(x.astype(self.dtype), self.kernel)
     # Narrow factors with a wide product (the logits) stay narrow: a product in float32
@@ -53,11 +63,18 @@ class Dense(nn.Module):
 
 
 class Embedder(nn.Module):
-  """The token table [V H], read by a gather."""
+  """The token table [V H], or one of positions, read by a gather.
+
+  Attributes:
+    vocabulary: V. width: H. dtype: of what is read.
+    axis: what the rows are called. stddev: of the first draw.
+  """
 
   vocabulary: int
   width: int
   dtype: Any
+  axis: str = "vocab"
+  stddev: float = 1.0
 
   def setup(self) -> None:
     stored = self.get_variable("params", "embedding")
@@ -66,9 +83,9 @@ class Embedder(nn.Module):
       return
     self.embedding = partitioning.param_with_axes(
       "embedding",
-      nn.initializers.normal(1.0),
+      nn.initializers.normal(self.stddev),
       (self.vocabulary, self.width),
-      axes=("vocab", "embed"),
+      axes=(self.axis, "embed"),
     )
 
   def __call__(self, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:

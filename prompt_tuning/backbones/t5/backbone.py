@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.core import unfreeze
-from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.backbones.common import changes, fused, int8, layered, texts
+from prompt_tuning.backbones.common import changes, fused, layered, texts, traces
 from prompt_tuning.backbones.common import prefix as prefixes
-from prompt_tuning.backbones.t5 import cached, traces, views
-from prompt_tuning.backbones.t5.config import IDS, SWITCHES, T5Config
+from prompt_tuning.backbones.common.pure import Pure
+from prompt_tuning.backbones.t5 import cached, views
+from prompt_tuning.backbones.t5.config import IDS, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
 from prompt_tuning.backbones.t5.places import places
 from prompt_tuning.core import injection as inject
@@ -47,7 +46,7 @@ def _keys(key: Any) -> tuple[Any, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class T5:
+class T5(Pure):
   """A backbone of one architecture; weights travel beside it.
 
   Attributes:
@@ -59,9 +58,10 @@ class T5:
   found: dict[str, Array] | None = dataclasses.field(default=None, compare=False)
 
   family = "t5"
+  network = Transformer
   # What heads may read, and objectives that compare layers.
   views = views.VIEWS
-  traces = traces.TRACES
+  traces = traces.names("encoder", "decoder")
 
   @property
   def spec(self) -> Spec:
@@ -72,79 +72,13 @@ class T5:
   def format(self) -> EncoderDecoder:
     return EncoderDecoder(IDS)
 
-  @property
-  def architecture(self) -> dict[str, Any]:
-    """What must match for weights to fit, as JSON has it."""
-    return self.config.to_json()
-
-  @property
-  def switches(self) -> dict[str, Any]:
-    """What may change while weights still fit."""
-    return {name: getattr(self.config, name) for name in SWITCHES}
-
-  @property
-  def cache_axis(self) -> int:
-    """Which axis of a cache's arrays is the batch."""
-    return 1 if self.config.scan_layers else 0
-
-  def module(self, train: bool = False) -> Transformer:
-    return Transformer(self.config, train)
-
-  def recast(self, **switches: Any) -> "T5":
-    """The same architecture with other switches, such as dropout_rate=0.1.
-
-    Raises:
-      ValueError: for a switch that there is not, or that does not fit the others.
-    """
-    unknown = sorted(set(switches) - set(SWITCHES))
-    if unknown:
-      raise ValueError(f"{unknown} are no switches; there are {list(SWITCHES)}.")
-    return T5(dataclasses.replace(self.config, **switches))
-
-  def traced(self, *args: Any) -> tuple[Any, dict[str, Array]]:
-    """What `run` gives, and of each of `traces` the values in every layer."""
-    tracing = T5(self.config, {})
-    return tracing.run(*args), tracing.found
-
   def check_device(self) -> None:
     """Raises ValueError for a switch that this machine cannot follow."""
     fused.check(self.config.attention)
 
-  def init(self, key: Any) -> Params:
-    """Random weights, drawn as T5 draws them."""
-    return self._init(key)["params"]
-
-  def logical_axes(self) -> Params:
-    """The logical axis names of every parameter, as a tree of tuples."""
-    shapes = jax.eval_shape(self._init, jax.random.key(0))
-    specs = unfreeze(partitioning.get_axis_names(shapes["params_axes"]))
-    # A PartitionSpec is a tuple in some versions of JAX only.
-    return jax.tree.map(tuple, specs, is_leaf=lambda x: not isinstance(x, dict))
-
-  def shapes(self) -> Params:
-    """Shapes and dtypes of the weights; nothing is allocated."""
-    return jax.eval_shape(self.init, jax.random.key(0))
-
-  def held_shapes(self) -> Params:
-    """The same, as `T5Config.weights_dtype` says to keep weights once they are read."""
-    dtype = self.config.weights_dtype
-    if dtype == "int8":
-      return int8.shapes(self.shapes())
-    return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype), self.shapes()
-    )
-
-  def _init(self, key: Any) -> Any:
+  def _first_inputs(self) -> tuple[Any, Any]:
     ids = jnp.ones((1, 2), jnp.int32)
-    return self.module().init(key, ids, ids)
-
-  def table(self, params: Params) -> Float[Array, "V H"]:
-    """The token table."""
-    table = params["token_embedder"]["embedding"]
-    return table.wide() if isinstance(table, int8.Quantised) else table
-
-  def embed(self, params: Params, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:
-    return self.apply(params, "embed", ids)
+    return ids, ids
 
   def encode_rows(
     self,
@@ -325,12 +259,6 @@ class T5:
     given = *reading, injection, _keys(key)[1]
     return self.states(params, batch, *given)[:, reserved:]
 
-  def logits(
-    self, params: Params, states: Float[Array, "*X H"]
-  ) -> Float[Array, "*X V"]:
-    """float32 logits of the decoder's states."""
-    return self.apply(params, "logits", states).astype(jnp.float32)
-
   def prefill(
     self,
     params: Params,
@@ -363,13 +291,7 @@ class T5:
     return cached.step(self, params, x_BUH, memory, cache, memory.opening + index)
 
   def apply(self, params: Params, method: str, *args: Any, key: Any = None) -> Any:
-    rngs = None
     if key is not None:
       # Encoder and decoder must not drop the same places.
-      rngs = {"dropout": jax.random.fold_in(key, ("encode", "decode").index(method))}
-    module, given = self.module(train=key is not None), {"params": params}
-    if self.found is None:
-      return module.apply(given, *args, rngs=rngs, method=method)
-    out, sown = module.apply(given, *args, rngs=rngs, method=method, mutable=["trace"])
-    self.found.update(traces.kept(sown))
-    return out
+      key = jax.random.fold_in(key, ("encode", "decode").index(method))
+    return super().apply(params, method, *args, key=key)

@@ -10,30 +10,12 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from prompt_tuning.backbones.common import layered
 from prompt_tuning.backbones.common.changes import Changes
+from prompt_tuning.backbones.common.layered import marked, obeyed
 from prompt_tuning.backbones.common.prefix import KeysValues, joined
 from prompt_tuning.backbones.t5.attention import Attention
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.layers import FeedForward, RMSNorm
-from prompt_tuning.core import partition
-
-
-def marked(x: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
-  """Says how the residual stream lies over devices."""
-  return partition.placed(x, "batch", "length", "embed")
-
-
-def _obeyed(
-  module: nn.Module, x_BTH: Array, bias: Array, turns: Any, slots: Any
-) -> tuple[Array, Array]:
-  """States with what a prompt writes before a layer, and the bias that hides slots."""
-  if slots is None:
-    return x_BTH, bias
-  key = None
-  if module.train and any(slot.part.reader is not None for slot in slots):
-    key = module.make_rng("dropout")
-  return layered.write(x_BTH, turns, slots, key), layered.hidden(bias, turns, slots)
 
 
 class EncoderLayer(nn.Module):
@@ -52,7 +34,7 @@ class EncoderLayer(nn.Module):
   ) -> tuple[Float[Array, "B T H"], None]:
     config, train = self.config, self.train
     prefix, changes, turns = per_layer
-    x_BTH, bias = _obeyed(self, x_BTH, bias, turns, slots)
+    x_BTH, bias = obeyed(self, x_BTH, bias, turns, slots)
     drop = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
     attention = Attention(config, name="attention")
     y = RMSNorm(config.dtype, name="pre_attention_layer_norm")(x_BTH)
@@ -123,7 +105,7 @@ class DecoderLayer(nn.Module):
     slots: Any,
   ) -> tuple[Float[Array, "B U H"], KeysValues | None]:
     cross, cache, prefix, cross_prefix, changes, turns = per_layer
-    x_BUH, self_bias = _obeyed(self, x_BUH, self_bias, turns, slots)
+    x_BUH, self_bias = obeyed(self, x_BUH, self_bias, turns, slots)
     y = self.pre_self_attention_layer_norm(x_BUH)
     keys_values = joined(prefix, self.self_attention.keys_values(y, changes))
     if cache is not None:

@@ -4,23 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
+from prompt_tuning.backbones.common import switches
+from prompt_tuning.backbones.common.switches import SWITCHES
 from prompt_tuning.core.ids import Ids
 
 # Those of every T5; its decoder starts from the id that pads.
 IDS = Ids(pad=0, start=0, end=1, reserved=2)
-REMAT_POLICIES = ("none", "full", "dots")
-WEIGHTS = ("float32", "bfloat16", "int8")
 ATTENTION = ("xla", "cudnn", "pallas")
-SWITCHES = (
-  "dropout_rate",
-  "dtype",
-  "weights_dtype",
-  "scan_layers",
-  "remat_policy",
-  "attention",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +55,7 @@ class T5Config:
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-    object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
-    if self.weights_dtype is not None:
-      object.__setattr__(self, "weights_dtype", _weights(self.weights_dtype))
+    switches.check(self)
     for name in (
       "vocab_size",
       "emb_dim",
@@ -89,15 +77,6 @@ class T5Config:
       raise ValueError(
         "`T5Config.relative_max_distance` must be more than half of the "
         f"{self.relative_buckets} buckets, got {self.relative_max_distance}."
-      )
-    if self.remat_policy not in REMAT_POLICIES:
-      raise ValueError(
-        f"`T5Config.remat_policy` must be one of {REMAT_POLICIES}, got "
-        f"{self.remat_policy!r}."
-      )
-    if not 0 <= self.dropout_rate < 1:
-      raise ValueError(
-        f"`T5Config.dropout_rate` must be in [0, 1), got {self.dropout_rate}."
       )
     self._check_attention()
     unknown = set(self.mlp_activations) - {"relu", "gelu", "linear"}
@@ -134,12 +113,3 @@ class T5Config:
     for switch in SWITCHES:
       del fields[switch]
     return {**fields, "mlp_activations": list(self.mlp_activations)}
-
-
-def _weights(dtype: Any) -> str:
-  name = getattr(dtype, "name", getattr(dtype, "__name__", dtype))
-  if name not in WEIGHTS:
-    raise ValueError(
-      f"`T5Config.weights_dtype` must be one of {WEIGHTS} or None, got {dtype!r}."
-    )
-  return name

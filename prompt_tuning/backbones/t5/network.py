@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_tuning.backbones.common import fused
 from prompt_tuning.backbones.common.attend import mask_bias, pairs
 from prompt_tuning.backbones.common.changes import Changes
-from prompt_tuning.backbones.common.layered import Layered
+from prompt_tuning.backbones.common.layered import Layered, marked
 from prompt_tuning.backbones.common.linear import Dense, Embedder
 from prompt_tuning.backbones.common.prefix import Prefix, places
 from prompt_tuning.backbones.common.walk import Walk, layer_modules
@@ -24,7 +24,6 @@ from prompt_tuning.backbones.t5.blocks import (
   DecoderLayer,
   EncoderLayer,
   PerLayer,
-  marked,
 )
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.backbones.t5.layers import RMSNorm

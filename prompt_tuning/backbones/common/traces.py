@@ -1,4 +1,4 @@
-"""What happens inside of a T5, layer by layer, for objectives that compare it.
+"""What a pass of a network sowed as "trace", by the names that objectives ask for.
 
 STACK.states   behind each layer, before the stack's last norm [L B X H]
 STACK.hidden   what each feed-forward's second matrix reads [L B X F]
@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 _WITHIN = {"states": ("states",), "hidden": ("mlp", "hidden")}
-TRACES = tuple(
-  f"{stack}.{kind}" for stack in ("encoder", "decoder") for kind in _WITHIN
-)
+
+
+def names(*stacks: str) -> tuple[str, ...]:
+  """Of all that the stacks of a network sow."""
+  return tuple(f"{stack}.{kind}" for stack in stacks for kind in _WITHIN)
 
 
 def kept(sown: Any) -> dict[str, Array]:
