@@ -20,7 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from prompt_tuning.backbones.t5 import attention, stacking
+from prompt_tuning.backbones.common import stacking
+from prompt_tuning.backbones.decoder.backbone import Decoder
+from prompt_tuning.backbones.decoder.config import DecoderConfig
+from prompt_tuning.backbones.t5 import attention
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import trainable as branches
@@ -40,6 +43,9 @@ HEADED = [name for name in METHODS if config.brings(name, "gin/heads/")]
 V, H = 61, 16
 # No two sizes alike: neither N * D and H, nor the layers of the stacks.
 BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 1))
+# The same vocabulary; heads of keys and values are fewer, and 0 is a word.
+DECODER = Decoder(DecoderConfig(V, H, 4, 2, 10, 26, 3, start_id=0, end_id=1))
+FAMILIES = {"t5": BACKBONE, "decoder": DECODER}
 # Every batch has 8 rows (one a device) of 40 and 20 positions, prompts and packing
 # included: run primitive by primitive, all methods then share their compilations.
 B, T, U, S = 8, 40, 20, 3
@@ -102,12 +108,19 @@ class Method:
   objective: Any = CrossEntropy()
 
 
-def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Method:
+def load(
+  name: str,
+  folder: Any = None,
+  bindings: Any = (),
+  backbone: Any = BACKBONE,
+  **numbers: Any,
+) -> Method:
   """Parses a method's file with tiny numbers.
 
   Args:
     name: of the file. folder: where an array that it asks for is written.
-    bindings: more lines of gin. numbers: macros in place of `NUMBERS`.
+    bindings: more lines of gin. backbone: whose sizes arrays have.
+    numbers: macros in place of `NUMBERS`.
   """
   file = f"gin/methods/{name}.gin"
   config.parse([file], check=False)
@@ -116,7 +129,7 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
   for macro in filter(FILE.fullmatch, known - set(numbers)):
     chosen[macro] = str(pathlib.Path(folder) / f"{macro}.npy")
     # IPT's prefix mode reads a key and a value of each token.
-    wide = 2 * BACKBONE.spec.places["encoder.kv"].width if "prefix" in name else H
+    wide = 2 * _joined(backbone) if "prefix" in name else H
     np.save(chosen[macro], np.random.default_rng(5).normal(size=(V, wide)))
   if "SOURCE_FILES" in known:
     sources = [pathlib.Path(folder) / f"source_{i}.npy" for i in range(2)]
@@ -151,6 +164,12 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
     found,
     **heads,
   )
+
+
+def _joined(backbone: Any) -> int:
+  """J, the width of a key or a value."""
+  places = backbone.spec.places
+  return next(x.width for name, x in places.items() if name.endswith(".kv"))
 
 
 def letters(name: str) -> dict[str, str]:
@@ -198,9 +217,9 @@ def random_params(shapes: Any, scale: float = 0.3, salt: str = "") -> Any:
 
 
 @functools.cache
-def backbone_params() -> Any:
-  """Weights of the tiny backbone."""
-  return random_params(BACKBONE.shapes())
+def backbone_params(backbone: Any = BACKBONE) -> Any:
+  """Weights of a tiny backbone."""
+  return random_params(backbone.shapes())
 
 
 @dataclasses.dataclass
@@ -220,14 +239,25 @@ class Case:
   @property
   def layout(self) -> Layout:
     """Positions on both sides, the reserved ones included, are T and U."""
-    encoder, decoder = (self.model.lengths.get(s, 0) for s in ("encoder", "decoder"))
-    return Layout(T - encoder, U - decoder, encoder, decoder)
+    held = self.backbone.format.reserved(self.model.lengths)
+    return Layout.of(self.model, T - held["inputs"], U - held["targets"])
+
+  @property
+  def backbone(self) -> Any:
+    """The tiny one, as the case's model has it."""
+    return self.model.backbone
+
+  @property
+  def front(self) -> int:
+    """Positions of prompts in front of the targets."""
+    return self.backbone.format.reserved(self.model.lengths)["targets"]
 
   def batch(self, rows: list[Example] | None = None, more: int = 0) -> dict[str, Any]:
     """A padded batch of examples, with `more` pads behind each input."""
     layout = dataclasses.replace(self.layout, inputs=self.layout.inputs + more)
     rows = self.rows if rows is None else rows
-    return self._arrays([pad(layout.convert(row), layout.lengths) for row in rows])
+    given = layout.lengths, layout.form
+    return self._arrays([pad(layout.convert(row), *given) for row in rows])
 
   def _arrays(self, rows: list[Example]) -> dict[str, Any]:
     batch = stack(rows)
@@ -248,15 +278,16 @@ class Case:
     Also says where each example went: number -> (row, segment from 1).
     """
     converted = [self.layout.convert(row) for row in self.rows]
-    rows = list(pack(converted, T, U, S))
-    blank = {name: np.zeros_like(value) for name, value in rows[0].items()}
-    blank = {name: x - name.endswith("prompt_index") for name, x in blank.items()}
+    form = self.layout.form
+    rows = list(pack(converted, T, U, S, form=form))
+    fills = {name: feature.pad for name, feature in form.features.items()}
+    blank = {name: np.full_like(x, fills.get(name, 0)) for name, x in rows[0].items()}
     batch = self._arrays(rows + [blank] * (B - len(rows)))
     places = {}
     for number, row in enumerate(self.rows):
       for b, s in np.ndindex(len(rows), S):
         mine = (rows[b]["segment_ids"] == s + 1) & (rows[b]["prompt_index"] < 0)
-        if np.array_equal(rows[b]["inputs"][mine], row["inputs"]):
+        if np.array_equal(rows[b]["inputs"][mine], form.read_ids(row["inputs"])):
           places[number] = (b, s + 1)
     return dataclasses.replace(self.model, segments=S), batch, places
 
@@ -266,17 +297,23 @@ class Case:
     return np.asarray(self.model.logits(params or self.params, batch))
 
   @functools.cached_property
-  def encoded(self) -> tuple[Any, Any, Any]:
-    """Encodings of the case's own batch, their mask, and what the prompt hands back."""
+  def passed(self) -> tuple[Any, Any, Any]:
+    """Of the case's own batch: the targets' states, what came of the inputs, and what
+    the prompt hands back."""
     injection = self.model.inject(self.params, self.batch())
     weights = self.params["backbone"]
-    return *BACKBONE.encode(weights, self.batch(), injection), injection
+    return *self.backbone.run(weights, self.batch(), injection), injection
+
+  @property
+  def encoded(self) -> tuple[Any, Any, Any]:
+    """States of the inputs, their mask, and what the prompt hands back."""
+    _, reading, injection = self.passed
+    return reading.states, reading.mask, injection
 
   @functools.cached_property
   def plain_logits(self) -> np.ndarray:
     """Logits of the case's own batch."""
-    weights = self.params["backbone"]
-    return np.asarray(BACKBONE.decode(weights, self.batch(), *self.encoded))
+    return np.asarray(self.backbone.logits(self.params["backbone"], self.passed[0]))
 
   @property
   def stands(self) -> tuple[Any, ...]:
@@ -284,17 +321,22 @@ class Case:
 
     Past the prompt, methods that stand alike run the same code.
     """
-    injection = self.encoded[2] or Injection()
+    injection = self.passed[2] or Injection()
     held = {name: injection.get(name) for name in sorted(injection.places)}
-    return tuple(
+    return self.backbone.family, *(
       (name, getattr(place, "mask", None) is None, len(jax.tree.leaves(place)[0]) == 1)
       for name, place in held.items()
     )
 
   def scanned(self) -> "Case":
     """The same with one stacked branch of layers a stack."""
-    backbone = BACKBONE.recast(scan_layers=True)
-    stacked = stacking.stack_layers(backbone_params(), backbone.config)
+    backbone = self.backbone.recast(scan_layers=True)
+    depths = {
+      side: getattr(backbone.config, f"num_{side}_layers")
+      for side in stacking.STACKS
+      if side in self.params["backbone"]
+    }
+    stacked = stacking.stack_layers(self.params["backbone"], depths, "layers of {}")
     params = {**self.params, "backbone": stacked}
     model = dataclasses.replace(self.model, backbone=backbone)
     return dataclasses.replace(self, model=model, params=params)
@@ -379,10 +421,17 @@ def outcome(result: Any) -> dict[str, np.ndarray]:
 
 
 def case(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Case:
-  """A method, see `load`, with its model and examples."""
-  method = load(name, folder, bindings, **numbers)
-  model = PromptedModel(BACKBONE, method.prompt, head=method.head)
-  params = {"backbone": backbone_params()}
+  """A method, see `load`, with its model and examples.
+
+  Args:
+    name: of the method; "NAME@decoder" for that on another of `FAMILIES`.
+    folder, bindings, numbers: see `load`.
+  """
+  name, _, family = name.partition("@")
+  backbone = FAMILIES[family or "t5"]
+  method = load(name, folder, bindings, backbone, **numbers)
+  model = PromptedModel(backbone, method.prompt, head=method.head)
+  params = {"backbone": backbone_params(backbone)}
   if method.head is not None:
     params["head"] = random_params(model.head_shapes(), salt="head")
   if method.prompt is not None:
