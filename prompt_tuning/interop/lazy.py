@@ -253,6 +253,17 @@ def picked(lazy: Lazy, axis: int, number: int) -> Lazy:
   return Lazy(lazy.shape[:axis] + lazy.shape[axis + 1 :], lazy.dtype, into)
 
 
+def cut(lazy: Lazy, axis: int, start: int, stop: int) -> Lazy:
+  """The part of the array from `start` to `stop` of an axis."""
+
+  def into(target: np.ndarray, index: Index) -> None:
+    own = slice(index[axis].start + start, index[axis].stop + start)
+    lazy.into(target, (*index[:axis], own, *index[axis + 1 :]))
+
+  shape = (*lazy.shape[:axis], stop - start, *lazy.shape[axis + 1 :])
+  return Lazy(shape, lazy.dtype, into)
+
+
 def reshaped(lazy: Lazy, shape: tuple[int, ...]) -> Lazy:
   """The array in another shape of as many elements; read whole, then cut."""
 

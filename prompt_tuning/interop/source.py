@@ -1,4 +1,4 @@
-"""A T5 on disk, whatever its format: T5X's names, shapes, and lazy reading."""
+"""A backbone on disk, whatever its format: names, shapes, and lazy reading."""
 
 import dataclasses
 import functools
@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning.backbones.common import int8
-from prompt_tuning.backbones.t5 import files
+from prompt_tuning.backbones.common import int8, stored
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.context import Spec
@@ -31,32 +30,39 @@ _FLOATS = ("float32", "bfloat16", "float16")
 class Source:
   """Attributes:
   path: what the user gave. config: the architecture, read from the files.
-  arrays: T5X name (no `target/`) -> array, layers unrolled.
+  arrays: name in the backbone's own tree (no `target/`) -> array, layers unrolled.
   prompts: name -> array of what is no part of the backbone, such as a trained prompt.
   vocabulary: "bytes", a SentencePiece file or tokenizer.json, or None where none lies
     beside the weights.
   step: training step of the checkpoint, if it says.
+  family: the class of backbones that a config makes.
   """
 
   path: Any
-  config: T5Config
+  config: Any
   arrays: Mapping[str, Lazy]
   prompts: Mapping[str, Lazy] = dataclasses.field(default_factory=dict)
   vocabulary: str | None = None
   step: int | None = None
+  family: Callable[[Any], Any] = T5
+
+  @property
+  def backbone(self) -> Any:
+    """The backbone that it holds."""
+    return self.family(self.config)
 
   @property
   def spec(self) -> Spec:
     """Of the backbone that it holds."""
-    return T5(self.config).spec
+    return self.backbone.spec
 
 
 def load(
   source: Source,
-  expected: T5 | None = None,
-  shardings: Shardings | Callable[[T5], Shardings] | None = None,
+  expected: Any = None,
+  shardings: Shardings | Callable[[Any], Shardings] | None = None,
   dtype: Any = None,
-) -> tuple[T5, Any]:
+) -> tuple[Any, Any]:
   """(backbone, weights); each array is read once, straight into its place.
 
   The host holds what it keeps and, at most, one array more: layers are stacked, kernels
@@ -72,7 +78,7 @@ def load(
       all for None, go to the default device.
     dtype: to keep the weights in, such as "bfloat16", which rounds to 8 bits, or
       "int8", which rounds matrices (`int8.Quantised`) and keeps the rest; None for
-      `T5Config.weights_dtype` of `expected`. Where that is None too, the stored ones
+      the switch `weights_dtype` of `expected`. Where that is None too, the stored ones
       are kept, but for float16, which T5 1.1 overflows in and which is widened to
       float32.
 
@@ -80,13 +86,13 @@ def load(
     ValueError: if the architecture differs, or if weights are missing, unknown, of
       another shape, or no finite floating-point numbers (all are named).
   """
-  backbone = files.fitting(source.config, expected, str(source.path))
-  if dtype is None:
-    dtype = backbone.config.weights_dtype
+  backbone = stored.fitting(source.backbone, expected, str(source.path))
+  if dtype is not None:
+    dtype = backbone.recast(weights_dtype=dtype).switches["weights_dtype"]
   else:
-    dtype = dataclasses.replace(backbone.config, weights_dtype=dtype).weights_dtype
-  shapes = _shapes(source.config)
-  files.check_names(shapes, dict(source.arrays), str(source.path))
+    dtype = backbone.switches["weights_dtype"]
+  shapes = _shapes(source.backbone)
+  stored.check_names(shapes, dict(source.arrays), str(source.path))
   _check_types(source, dtype)
   checked = {n: only_finite(lazy, n, source.path) for n, lazy in source.arrays.items()}
   arrays = _in_tree(dataclasses.replace(source, arrays=checked), backbone.config)
@@ -107,7 +113,7 @@ def load(
   return backbone, unflatten({name: found[name] for name in arrays})
 
 
-def _in_tree(source: Source, config: T5Config) -> dict[str, Lazy]:
+def _in_tree(source: Source, config: Any) -> dict[str, Lazy]:
   """Arrays under the names of the backbone's own tree."""
   if not config.scan_layers:
     return dict(source.arrays)
@@ -125,15 +131,15 @@ def _in_tree(source: Source, config: T5Config) -> dict[str, Lazy]:
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(config: T5Config) -> dict[str, jax.ShapeDtypeStruct]:
+def _shapes(backbone: Any) -> dict[str, jax.ShapeDtypeStruct]:
   """Unrolled name -> shape; scanned layers are traced once, however many there are.
 
   Args:
-    config: as files state it, without switches.
+    backbone: as files state it, without switches.
   """
   found = {}
-  scanned = dataclasses.replace(config, scan_layers=True)
-  for name, leaf in flatten(T5(scanned).shapes()).items():
+  scanned = backbone.recast(scan_layers=True)
+  for name, leaf in flatten(scanned.shapes()).items():
     match = _SCANNED.fullmatch(name)
     if match is None:
       found[name] = leaf

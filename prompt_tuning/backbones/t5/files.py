@@ -1,32 +1,20 @@
 """This library's own folder of a T5: config.json, model.safetensors, spiece.model.
 
-Tensors carry T5X's names, joined by "/". Safetensors holds no code. `interop.own` reads
-these folders, as lazily as those of other libraries.
+See `backbones.common.stored`. `interop.own` reads these folders, as lazily as those of
+other libraries.
 """
 
-import dataclasses
-import hashlib
-import json
 import pathlib
-import shutil
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from safetensors import flax as safetensors_flax
-
-from prompt_tuning.backbones.common import int8
+from prompt_tuning.backbones.common import stored
+from prompt_tuning.backbones.common.stored import WEIGHTS, digest, fingerprint
 from prompt_tuning.backbones.t5.backbone import T5
-from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.backbones.t5.stacking import unrolled, unstack_layers
-from prompt_tuning.core.folders import stated, whole_folder
-from prompt_tuning.core.trainable import flatten
+from prompt_tuning.core.folders import stated
 
+__all__ = ["FORMAT", "OWNED", "WEIGHTS", "digest", "fingerprint", "save"]
 FORMAT = "prompt_tuning/t5"
 VOCABULARY = "spiece.model"
-WEIGHTS = "model.safetensors"
 # What stands in a folder that this library saved, and may be replaced.
 OWNED = stated("config.json", {"format": FORMAT}, [WEIGHTS, VOCABULARY])
 
@@ -50,83 +38,6 @@ def save(
   Raises:
     ValueError: for weights held as int8, or files in the way that are not ours.
   """
-  int8.refuse(params, f"Saving to {str(folder)!r}")
-  config = dataclasses.replace(backbone.config, scan_layers=False)
-  weights = flatten(unstack_layers(params))
-  if dtype is not None:
-    weights = {name: jnp.asarray(value, dtype) for name, value in weights.items()}
-  with whole_folder(folder, OWNED, ["config.json", WEIGHTS]) as aside:
-    text = json.dumps({"format": FORMAT, **config.to_json()}, indent=2)
-    (aside / "config.json").write_text(text + "\n")
-    safetensors_flax.save_file(weights, str(aside / WEIGHTS))
-    if vocabulary is not None:
-      shutil.copyfile(vocabulary, aside / VOCABULARY)
-
-
-def fitting(config: T5Config, expected: T5 | None, where: str) -> T5:
-  """The backbone to build: `expected`, whose architecture must be that of the files.
-
-  Raises:
-    ValueError: naming each field that differs.
-  """
-  if expected is None:
-    return T5(config)
-  ours, theirs = expected.config.to_json(), config.to_json()
-  differ = [
-    f"{k}: {ours[k]} is bound, {theirs[k]} is in the folder"
-    for k in ours
-    if ours[k] != theirs[k]
-  ]
-  if differ:
-    raise ValueError(
-      f"`BACKBONE` does not fit {where!r}: {'; '.join(differ)}. Include the "
-      "backbone's own gin file, or leave BACKBONE unset to read it from the folder."
-    )
-  return expected
-
-
-def check_names(expected: dict[str, Any], found: dict[str, Any], where: str) -> None:
-  """Raises ValueError naming every missing, unknown or misshapen parameter."""
-  problems: list[str] = []
-
-  def report(kind: str, names: Sequence[str]) -> None:
-    if names:
-      problems.append(f"{kind} {len(names)}: {', '.join(names)}")
-
-  report("lacks", sorted(set(expected) - set(found)))
-  report("adds", sorted(set(found) - set(expected)))
-  report(
-    "has other shapes for",
-    [
-      f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
-      for name in sorted(set(expected) & set(found))
-      if tuple(found[name].shape) != tuple(expected[name].shape)
-    ],
-  )
-  if problems:
-    raise ValueError(
-      f"The checkpoint {where!r} does not fit: it {'; it '.join(problems)}."
-      " Name the checkpoint's own architecture."
-    )
-
-
-def fingerprint(params: Any) -> str:
-  """A short digest of a backbone's weights, see `digest`."""
-  return digest(unrolled(params))
-
-
-def digest(arrays: Mapping[str, Any]) -> str:
-  """A short digest of named arrays: names, shapes and a sketch of values.
-
-  Args:
-    arrays: unrolled T5X name -> what `read()` gives the array of.
-
-  Every array contributes its bytes' digest in bfloat16-rounded form, so a stored copy
-  in bfloat16 and the same weights held in float32 agree.
-  """
-  digest = hashlib.sha256()
-  for name, leaf in sorted(arrays.items()):
-    value = np.asarray(jax.device_get(leaf.read())).astype(jnp.bfloat16)
-    digest.update(f"{name}{value.shape}".encode())
-    digest.update(np.ascontiguousarray(value).view(np.uint16))
-  return digest.hexdigest()[:16]
+  beside = {} if vocabulary is None else {VOCABULARY: vocabulary}
+  fields = {"format": FORMAT, **backbone.architecture}
+  stored.save(folder, OWNED, fields, params, beside, dtype)

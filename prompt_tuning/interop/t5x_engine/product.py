@@ -6,7 +6,7 @@ python -m prompt_tuning.interop.t5x_engine.product --gin_file=gin/t5x/product.gi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prompt_tuning.backbones.t5 import files
+from prompt_tuning.backbones.common import stored
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
@@ -51,7 +51,7 @@ def collect(
   there = branches.flatten(tree.from_t5x(branches.unflatten(flat), prompt))
   model = PromptedModel(loaded.backbone, prompt)
   wanted = branches.flatten({"prompt": model.prompt_shapes(loaded.params)})
-  files.check_names(wanted, there, step)
+  stored.check_names(wanted, there, step)
   params = branches.unflatten(there)
   sizes = task_feature_lengths["inputs"], task_feature_lengths["targets"]
   layout = Layout.of(model, *sizes, prompt_place, truncate=True)
