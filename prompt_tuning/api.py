@@ -46,18 +46,23 @@ class Model:
   )
 
   def logits(
-    self, inputs: Any, targets: Any, prompt: Product | None = None
+    self, inputs: Any, targets: Any = None, prompt: Product | None = None
   ) -> Float[Array, "B U V"]:
     """float32 logits at every target position.
 
     Args:
       inputs: token ids [B T]. targets: token ids [B U]; they are shifted right inside.
-        Both are padded behind, with the family's own id (`Spec.ids`: 0 in a T5).
+        Both are padded behind, with the family's own id (`Spec.ids`: 0 in a T5, -1 in
+        a decoder). Without targets, which a decoder alone takes, logits are those
+        behind every token of the inputs [B T V].
       prompt: of `tune` or `load_prompt`; None for the bare model.
     """
     arguments.check_model(self, prompt)
     spec = self.loaded.backbone.spec
-    inputs, targets = _ids("inputs", inputs, spec), _ids("targets", targets, spec)
+    inputs = _ids("inputs", inputs, spec)
+    if targets is None:
+      return self._whole(inputs, prompt)
+    targets = _ids("targets", targets, spec)
     if inputs.shape[0] != targets.shape[0]:
       raise ValueError(
         f"`inputs` has {inputs.shape[0]} rows and `targets` {targets.shape[0]}; give "
@@ -67,6 +72,24 @@ class Model:
     batch = ready.model.features(inputs, targets)
     front = batch["targets"].shape[1] - targets.shape[1]
     return ready.model.logits(ready.params, batch)[:, front:]
+
+  def _whole(self, ids: Array, prompt: Product | None) -> Float[Array, "B T V"]:
+    """Logits behind every token of rows that are read and written at once."""
+    ready = answer.session(self.loaded, prompt)
+    if not self.loaded.backbone.format.joined:
+      raise ValueError(
+        "`targets` is None, but this backbone reads inputs by an encoder and has "
+        "logits at targets alone: give the ids of some."
+      )
+    if prompt is not None and prompt.module is not None and prompt.module.reads_text:
+      raise ValueError(
+        "`targets` is None, but this prompt reads the input, which must end somewhere: "
+        "give the ids of both."
+      )
+    batch = ready.model.features(ids[:, :1], ids)
+    return ready.model.logits(
+      ready.params, {**batch, "decoder_inputs": ids, "targets": ids}
+    )
 
 
 def _ids(name: str, values: Any, spec: Spec) -> Array:

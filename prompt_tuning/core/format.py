@@ -60,9 +60,11 @@ class EncoderDecoder:
   Attributes:
     ids: of the family.
     closed: whether an end mark closes what is read.
+    joined: whether inputs and targets are one row, so that a row alone has logits.
   """
 
   closed: ClassVar[bool] = True
+  joined: ClassVar[bool] = False
   ids: Ids = Ids()
 
   @property
@@ -175,6 +177,7 @@ class Causal(EncoderDecoder):
   """
 
   closed: ClassVar[bool] = False
+  joined: ClassVar[bool] = True
 
   @property
   def features(self) -> dict[str, Feature]:
