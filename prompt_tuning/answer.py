@@ -59,6 +59,9 @@ class Session:
     """Tokens of an input that are read; None for all."""
     if self.known.truncate and self.known.inputs:
       return self.known.inputs
+    form = self.model.backbone.format
+    if form.most is not None:
+      return form.most - form.opened - form.reserved(self.model.lengths)["inputs"]
     if self.most_positions is None:
       return None
     return max(self.most_positions, self.known.inputs or 0)

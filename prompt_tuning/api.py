@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_tuning import answer, arguments
+from prompt_tuning.core.backbone import check_writes
 from prompt_tuning.core.context import Spec
 from prompt_tuning.data import vocabularies
 from prompt_tuning.decoding import score as scoring
@@ -56,6 +57,7 @@ class Model:
       prompt: of `tune` or `load_prompt`; None for the bare model.
     """
     arguments.check_model(self, prompt)
+    check_writes(self.loaded.backbone, "`logits`")
     spec = self.loaded.backbone.spec
     inputs, targets = _ids("inputs", inputs, spec), _ids("targets", targets, spec)
     if inputs.shape[0] != targets.shape[0]:
@@ -217,6 +219,7 @@ def score(
     pairs: (input, target) texts: a list, a generator, an array or a table [B 2].
   """
   ready = _session(model, prompt)
+  check_writes(model.loaded.backbone, "`score`")
   pairs = arguments.pairs("pairs", pairs)
   vocabulary = model.loaded.vocabulary
   inputs = arguments.template("inputs", inputs)

@@ -49,6 +49,9 @@ class PromptedModel:
   head: Any = None
 
   def __post_init__(self) -> None:
+    fitting = getattr(self.prompt, "fitting", None)
+    if fitting is not None:
+      object.__setattr__(self, "prompt", fitting(self.backbone.spec.places))
     known = getattr(self.backbone, "views", ())
     if self.head is not None and self.head.view not in known:
       raise ValueError(

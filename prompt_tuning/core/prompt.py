@@ -21,7 +21,7 @@ Words draw their parameters through `weight`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -262,6 +262,23 @@ class Together(Several):
       for side, length in prompt.lengths.items():
         total[side] = total.get(side, 0) + length
     return total
+
+  def fitting(self, places: Mapping[str, Any]) -> "Together":
+    """The parts at stacks that a backbone has; all where it has none of them.
+
+    A sentence spread over an encoder and a decoder so means, on a backbone of one
+    stack, the places of that one.
+
+    Args:
+      places: of the backbone, by name.
+    """
+    stacks = {place.partition(".")[0] for place in places}
+    named = zip(self.names or (None,) * len(self.prompts), self.prompts, strict=True)
+    kept = [(n, one) for n, one in named if one.at.place.partition(".")[0] in stacks]
+    if len(kept) in (0, len(self.prompts)):
+      return self
+    names, prompts = zip(*kept, strict=True)
+    return Together(prompts, None if self.names is None else names)
 
   def code(self, context: Context, spec: Spec) -> Float[Array, "R C"]:
     (prompt,) = (prompt for prompt in self.prompts if prompt.encoded)

@@ -88,7 +88,8 @@ TABLE: dict[str, Row] = {
   "VOCABULARY_FILE": Row(path(), "SentencePiece file of the tokeniser"),
   "PROMPT": Row(optional(made("@prompt.Prompt()")), "what writes the prompt"),
   "PROMPT_PLACE": Row(
-    choice("front", "after_first", "end", "mark"), "where the prompt stands in an input"
+    optional(choice("front", "after_first", "end", "mark")),
+    "where the prompt stands in an input; None for the backbone's own place",
   ),
   "HEAD": Row(
     optional(made("@pooled.Pooled()")),
