@@ -61,7 +61,7 @@ class Forward:
 
   @functools.cached_property
   def real(self) -> Bool[Array, "B U"]:
-    """True at the targets that are no padding; where none are written, at the inputs."""
+    """True at the targets that are no padding; of an encoder, at the inputs."""
     return self.ids.is_real(self.batch[_rows(self.batch)[0]])
 
   @functools.cached_property
@@ -166,7 +166,7 @@ class Forward:
 
 
 def _rows(batch: Batch) -> tuple[str, str]:
-  """Which ids say where there is an example, and the numbers of those of packed rows."""
+  """Which ids say where there is an example, and which numbers whose they are."""
   if "targets" in batch:
     return "targets", "decoder_segment_ids"
   return "inputs", "segment_ids"

@@ -1,6 +1,7 @@
 """A BERT as the rest of the library sees it: pure functions of a parameter tree.
 
-The only reader of `Injection` for this family. It reads and writes nothing: heads answer.
+The only reader of `Injection` for this family. It writes nothing: heads
+answer.
 """
 
 import dataclasses
@@ -106,7 +107,7 @@ class Bert:
     return jax.eval_shape(self.init, jax.random.key(0))
 
   def held_shapes(self) -> Params:
-    """The same, as `BertConfig.weights_dtype` says to keep weights once they are read."""
+    """The same, as `BertConfig.weights_dtype` says to keep weights that are read."""
     dtype = self.config.weights_dtype
     if dtype == "int8":
       return int8.shapes(self.shapes())
@@ -184,7 +185,8 @@ class Bert:
     inputs = {name: tables.inputs for name, tables in self.spec.places.items()}
     changed = changes.of(injection, "encoder", inputs, B, segments_BT)
     positions_BT = self._positions(real_BT, segments_BT, keys_values)
-    given = positions_BT, None, mask_BT, segments_BT, prefix, changed, placed
+    places_types = positions_BT, self._types(inputs_BT, segments_BT)
+    given = *places_types, mask_BT, segments_BT, prefix, changed, placed
     return Reading(self.apply(params, "encode", x_BTH, *given, key=key), mask_BT)
 
   def _positions(
@@ -196,9 +198,37 @@ class Bert:
     places (`KeysValues.shift`), the text begins behind them.
     """
     places_BT = prefixes.places(real_BT.shape[1], segments_BT)
-    first = self.config.first_position
-    first += 0 if keys_values is None else keys_values.shift
+    shift = 0 if keys_values is None else keys_values.shift
+    T, first = real_BT.shape[1], self.config.first_position + shift
+    if (
+      shift
+      and segments_BT is None
+      and isinstance(T, int)
+      and T > self.config.room - shift
+    ):
+      raise ValueError(
+        f"Rows of {T} tokens behind {shift} keys that take positions do not fit the "
+        f"{self.config.room} positions of this backbone. Shorten TASK_FEATURE_LENGTHS "
+        "or PROMPT_LENGTH."
+      )
     return jnp.broadcast_to(places_BT + first, real_BT.shape)
+
+  def _types(
+    self, inputs_BT: Array, segments_BT: Array | None
+  ) -> Int[Array, "B T"] | None:
+    """0 up to the first closing mark of an example, 1 behind it; None where all are 0.
+
+    A pair of texts is one input with that mark between them ("{a} [SEP] {b}").
+    """
+    if self.config.types == 1:
+      return None
+    mark_BT = (inputs_BT == self.config.last_id).astype(jnp.int32)
+    before_BT = jnp.cumsum(mark_BT, axis=1) - mark_BT
+    if segments_BT is not None:
+      earlier_BT = jnp.pad(segments_BT, ((0, 0), (1, 0)))[:, :-1]
+      first_BT = jnp.where(segments_BT != earlier_BT, before_BT, 0)
+      before_BT = before_BT - jax.lax.cummax(first_BT, axis=1)
+    return jnp.minimum(before_BT, 1)
 
   def view(
     self,

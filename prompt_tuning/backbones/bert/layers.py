@@ -55,7 +55,10 @@ class LayerNorm(nn.Module):
       found = partitioning.param_with_axes(name, start, x.shape[-1:], axes=("embed",))
       return along(found, x)
 
-    scale, bias = drawn("scale", nn.initializers.ones), drawn("bias", nn.initializers.zeros)
+    scale, bias = (
+      drawn("scale", nn.initializers.ones),
+      drawn("bias", nn.initializers.zeros),
+    )
     wide = x.astype(jnp.float32)
     wide = wide - wide.mean(-1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.epsilon)

@@ -1,4 +1,4 @@
-"""A BERT: embeddings of words, places and types, a stack, and the heads of its files."""
+"""A BERT: embeddings of words, places and types, a stack, the heads of its files."""
 
 from typing import Any
 
@@ -88,7 +88,7 @@ class Embeddings(nn.Module):
 
 
 class MaskedWords(nn.Module):
-  """LN(act(h W + b)), from which the token table makes logits with a bias of its own."""
+  """LN(act(h W + b)), of which the token table makes logits, with a bias of its own."""
 
   config: BertConfig
 

@@ -5,22 +5,21 @@ these folders, as lazily as those of other libraries.
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from safetensors import flax as safetensors_flax
 
 from prompt_tuning.backbones.common import int8
+from prompt_tuning.backbones.common.stored import check_names as check_names
+from prompt_tuning.backbones.common.stored import digest as digest
+from prompt_tuning.backbones.common.stored import fingerprint as fingerprint
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.backbones.t5.stacking import unrolled, unstack_layers
+from prompt_tuning.backbones.t5.stacking import unstack_layers
 from prompt_tuning.core.folders import stated, whole_folder
 from prompt_tuning.core.trainable import flatten
 
@@ -83,50 +82,3 @@ def fitting(config: T5Config, expected: T5 | None, where: str) -> T5:
       "backbone's own gin file, or leave BACKBONE unset to read it from the folder."
     )
   return expected
-
-
-def check_names(expected: dict[str, Any], found: dict[str, Any], where: str) -> None:
-  """Raises ValueError naming every missing, unknown or misshapen parameter."""
-  problems: list[str] = []
-
-  def report(kind: str, names: Sequence[str]) -> None:
-    if names:
-      problems.append(f"{kind} {len(names)}: {', '.join(names)}")
-
-  report("lacks", sorted(set(expected) - set(found)))
-  report("adds", sorted(set(found) - set(expected)))
-  report(
-    "has other shapes for",
-    [
-      f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
-      for name in sorted(set(expected) & set(found))
-      if tuple(found[name].shape) != tuple(expected[name].shape)
-    ],
-  )
-  if problems:
-    raise ValueError(
-      f"The checkpoint {where!r} does not fit: it {'; it '.join(problems)}."
-      " Name the checkpoint's own architecture."
-    )
-
-
-def fingerprint(params: Any) -> str:
-  """A short digest of a backbone's weights, see `digest`."""
-  return digest(unrolled(params))
-
-
-def digest(arrays: Mapping[str, Any]) -> str:
-  """A short digest of named arrays: names, shapes and a sketch of values.
-
-  Args:
-    arrays: unrolled T5X name -> what `read()` gives the array of.
-
-  Every array contributes its bytes' digest in bfloat16-rounded form, so a stored copy
-  in bfloat16 and the same weights held in float32 agree.
-  """
-  digest = hashlib.sha256()
-  for name, leaf in sorted(arrays.items()):
-    value = np.asarray(jax.device_get(leaf.read())).astype(jnp.bfloat16)
-    digest.update(f"{name}{value.shape}".encode())
-    digest.update(np.ascontiguousarray(value).view(np.uint16))
-  return digest.hexdigest()[:16]
