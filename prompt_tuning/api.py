@@ -70,6 +70,35 @@ class Model:
     front = batch["targets"].shape[1] - targets.shape[1]
     return ready.model.logits(ready.params, batch)[:, front:]
 
+  def embed(
+    self, texts: Any, pool: str = "mean", prompt: Product | None = None
+  ) -> np.ndarray:
+    """One float32 vector a text [B H], of an encoder.
+
+    Args:
+      texts: a list, a generator, an array of text or a column of a table.
+      pool: "mean" of the last states, "first" of them, or "pooler" where the files hold
+        a trained one.
+      prompt: of `tune` or `load_prompt`, which the encoder reads too; None for none.
+
+    Raises:
+      ValueError: for a backbone that writes, or another `pool`.
+    """
+    arguments.check_model(self, prompt)
+    backbone = self.loaded.backbone
+    if backbone.format.writes:
+      raise ValueError(
+        f"`embed` is of encoders, but the backbone is of the family {backbone.family}. "
+        "Load one, such as 'minilm'."
+      )
+    if pool not in backbone.views:
+      raise ValueError(
+        f"`pool` is {pool!r}, but this encoder gives {list(backbone.views)}."
+      )
+    ready = answer.session(self.loaded, prompt)
+    whole = ready.texts(arguments.inputs("texts", texts))
+    return answer.embeddings(ready, whole, pool, self.programs)
+
 
 def _ids(name: str, values: Any, spec: Spec) -> Array:
   try:

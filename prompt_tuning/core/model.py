@@ -22,6 +22,7 @@ from prompt_tuning.core.backbone import Backbone, Reading, prompt_key
 from prompt_tuning.core.context import Context, Spec, frozen, real_rows
 from prompt_tuning.core.format import FORM, EncoderDecoder
 from prompt_tuning.core.injection import Injection
+from prompt_tuning.core.prompt import fitting
 from prompt_tuning.core.randomness import streams
 from prompt_tuning.core.trainable import flatten
 
@@ -49,9 +50,8 @@ class PromptedModel:
   head: Any = None
 
   def __post_init__(self) -> None:
-    fitting = getattr(self.prompt, "fitting", None)
-    if fitting is not None:
-      object.__setattr__(self, "prompt", fitting(self.backbone.spec.places))
+    fitted = fitting(self.prompt, self.backbone.spec.places)
+    object.__setattr__(self, "prompt", fitted)
     known = getattr(self.backbone, "views", ())
     if self.head is not None and self.head.view not in known:
       raise ValueError(

@@ -263,23 +263,6 @@ class Together(Several):
         total[side] = total.get(side, 0) + length
     return total
 
-  def fitting(self, places: Mapping[str, Any]) -> "Together":
-    """The parts at stacks that a backbone has; all where it has none of them.
-
-    A sentence spread over an encoder and a decoder so means, on a backbone of one
-    stack, the places of that one.
-
-    Args:
-      places: of the backbone, by name.
-    """
-    stacks = {place.partition(".")[0] for place in places}
-    named = zip(self.names or (None,) * len(self.prompts), self.prompts, strict=True)
-    kept = [(n, one) for n, one in named if one.at.place.partition(".")[0] in stacks]
-    if len(kept) in (0, len(self.prompts)):
-      return self
-    names, prompts = zip(*kept, strict=True)
-    return Together(prompts, None if self.names is None else names)
-
   def code(self, context: Context, spec: Spec) -> Float[Array, "R C"]:
     (prompt,) = (prompt for prompt in self.prompts if prompt.encoded)
     return prompt.code(context, spec)
@@ -287,3 +270,27 @@ class Together(Several):
   def __call__(self, context: Context, spec: Spec, train: bool = False) -> Injection:
     parts = [prompt(context, spec, train) for prompt in self.prompts]
     return functools.reduce(Injection.beside, parts)
+
+
+def fitting(prompt: Any, places: Mapping[str, Any]) -> Any:
+  """The parts of a `Together` at stacks that a backbone has; all where it has none.
+
+  A sentence spread over an encoder and a decoder so means, on a backbone of one stack,
+  the places of that one. Other prompts pass.
+
+  Args:
+    prompt: a prompt, or None. places: of the backbone, by name.
+  """
+  if not isinstance(prompt, Together):
+    return prompt
+  stacks = {place.partition(".")[0] for place in places}
+  names = prompt.names or (None,) * len(prompt.prompts)
+  kept = [
+    (name, one)
+    for name, one in zip(names, prompt.prompts, strict=True)
+    if one.at.place.partition(".")[0] in stacks
+  ]
+  if len(kept) in (0, len(names)):
+    return prompt
+  names, prompts = zip(*kept, strict=True)
+  return Together(prompts, None if prompt.names is None else names)

@@ -182,6 +182,12 @@ TABLE: dict[str, Row] = {
   "NUM_HEADS": Row(whole(1), "heads of attention"),
   "HEAD_DIM": Row(whole(1), "width of a head"),
   "MLP_DIM": Row(whole(1), "width of the feed-forward layers"),
+  "NUM_LAYERS": Row(whole(1), "blocks of the one stack"),
+  "POSITIONS": Row(whole(1), "rows of the table of positions"),
+  "POOLER": Row(flag(), "whether an encoder has a pooler"),
+  "MLM_HEAD": Row(flag(), "whether an encoder has a head of masked words"),
+  "KIND": Row(choice("bert", "roberta", "xlm-roberta"), "which encoder it is"),
+  "MASK_ID": Row(whole(0), "the id that stands for a masked word"),
   "NUM_ENCODER_LAYERS": Row(whole(1), "blocks of the encoder"),
   "NUM_DECODER_LAYERS": Row(whole(1), "blocks of the decoder"),
   "ACTIVATION_DTYPE": Row(
