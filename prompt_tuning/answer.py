@@ -13,6 +13,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.core import files
@@ -59,6 +61,9 @@ class Session:
     """Tokens of an input that are read; None for all."""
     if self.known.truncate and self.known.inputs:
       return self.known.inputs
+    form = self.model.backbone.format
+    if form.most is not None:
+      return form.most - form.opened - form.reserved(self.model.lengths)["inputs"]
     if self.most_positions is None:
       return None
     return max(self.most_positions, self.known.inputs or 0)
@@ -292,6 +297,38 @@ def examples(
       }
     )
   return found
+
+
+def embeddings(
+  ready: Session, texts: Sequence[str], view: str, programs: Programs
+) -> np.ndarray:
+  """What a backbone's view gives of each text, float32 [B H].
+
+  Args:
+    ready: of `session`. texts: whole inputs. view: one of the backbone's.
+    programs: compiled before, and kept for the next time.
+  """
+  model = ready.model
+  if not texts:
+    return np.zeros((0, model.backbone.spec.width), np.float32)
+
+  def seen(params: Any, batch: Any) -> Any:
+    reading, injection = model.read(params, batch)
+    weights = params["backbone"]
+    found = model.backbone.view(weights, view, batch, reading, injection)
+    return found.astype(jnp.float32)
+
+  run = programs.get(model.prompt, ("embed", view), lambda: jax.jit(seen))
+  found = examples(ready.loaded.vocabulary, texts)
+  vectors = evaluate.in_order(
+    lambda batch, numbers: jax.device_get(run(ready.params, batch)),
+    found,
+    ready.layout(found),
+    few(len(found)),
+    None,
+    ready.most(ROWS),
+  )
+  return np.stack(vectors)
 
 
 def json_line(record: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_tuning import answer, arguments
+from prompt_tuning.core.backbone import check_writes
 from prompt_tuning.core.context import Spec
 from prompt_tuning.data import vocabularies
 from prompt_tuning.decoding import score as scoring
@@ -58,6 +59,7 @@ class Model:
       prompt: of `tune` or `load_prompt`; None for the bare model.
     """
     arguments.check_model(self, prompt)
+    check_writes(self.loaded.backbone, "`logits`")
     spec = self.loaded.backbone.spec
     inputs = _ids("inputs", inputs, spec)
     if targets is None:
@@ -90,6 +92,35 @@ class Model:
     return ready.model.logits(
       ready.params, {**batch, "decoder_inputs": ids, "targets": ids}
     )
+
+  def embed(
+    self, texts: Any, pool: str = "mean", prompt: Product | None = None
+  ) -> np.ndarray:
+    """One float32 vector a text [B H], of an encoder.
+
+    Args:
+      texts: a list, a generator, an array of text or a column of a table.
+      pool: "mean" of the last states, "first" of them, or "pooler" where the files hold
+        a trained one.
+      prompt: of `tune` or `load_prompt`, which the encoder reads too; None for none.
+
+    Raises:
+      ValueError: for a backbone that writes, or another `pool`.
+    """
+    arguments.check_model(self, prompt)
+    backbone = self.loaded.backbone
+    if backbone.format.writes:
+      raise ValueError(
+        f"`embed` is of encoders, but the backbone is of the family {backbone.family}. "
+        "Load one, such as 'minilm'."
+      )
+    if pool not in backbone.views:
+      raise ValueError(
+        f"`pool` is {pool!r}, but this encoder gives {list(backbone.views)}."
+      )
+    ready = answer.session(self.loaded, prompt)
+    whole = ready.texts(arguments.inputs("texts", texts))
+    return answer.embeddings(ready, whole, pool, self.programs)
 
 
 def _ids(name: str, values: Any, spec: Spec) -> Array:
@@ -240,6 +271,7 @@ def score(
     pairs: (input, target) texts: a list, a generator, an array or a table [B 2].
   """
   ready = _session(model, prompt)
+  check_writes(model.loaded.backbone, "`score`")
   pairs = arguments.pairs("pairs", pairs)
   vocabulary = model.loaded.vocabulary
   inputs = arguments.template("inputs", inputs)

@@ -97,6 +97,7 @@ def tune(
     method=arguments.text("method", method),
     init=init,
     steps=arguments.whole("steps", steps, 0),
+    writes=model.loaded.backbone.format.writes,
     seed=arguments.whole("seed", seed, 0),
     optimizer=optimizer,
     overrides=keywords.checked(overrides, validation is not None),

@@ -58,9 +58,17 @@ class Wish:
 
 
 def wished(
-  train: Any, validation: Any, labels: Any, metrics: Any, output: Any, **rest: Any
+  train: Any,
+  validation: Any,
+  labels: Any,
+  metrics: Any,
+  output: Any,
+  writes: bool = True,
+  **rest: Any,
 ) -> Wish:
   """The wish, with labels, metrics and output filled in; arguments as of `tune`.
+
+  Where the backbone `writes` nothing, a head answers unless something else is asked.
 
   Raises:
     ValueError: for pairs, labels, metrics or an output that do not fit.
@@ -69,7 +77,7 @@ def wished(
   if validation is not None:
     validation = arguments.pairs("validation", validation)
   _check_output(output, validation is not None)
-  brings = config.brings(rest["method"], "gin/heads/")
+  brings = not writes or config.brings(rest["method"], "gin/heads/")
   separator = _separator(output, rest["overrides"])
   named = output in (None, "choice", "label", "labels")
   chooses = named or getattr(output, "labelled", False)

@@ -9,6 +9,8 @@ config and of `Injection`. The stages of a pass, from one reading to many answer
   continued  states of given targets behind it: label scores, many of one reading
   prefill    logits of the first token, what is kept of the reading, and a cache
   extend     the next token: greedy search, sampling, beams
+
+A family that writes nothing reads alone: it is a `Backbone`, the others are `Writer`s.
 """
 
 from collections.abc import Mapping
@@ -41,6 +43,21 @@ class Reading(Protocol):
   mask: Bool[Array, "B T"]
 
 
+def check_writes(backbone: "Backbone", what: str) -> None:
+  """Raises ValueError where words are asked of a backbone that writes none.
+
+  Args:
+    what: asks for them, as the caller knows it, such as "`OUTPUT` (Greedy)".
+  """
+  if not backbone.format.writes:
+    raise ValueError(
+      f"{what} asks for words, but the backbone is an encoder (family "
+      f"{backbone.family}), which writes none. Let a head answer: OUTPUT of "
+      'gin/outputs/label.gin, labels.gin or number.gin, or output="label", "labels" or '
+      '"number" of `tune`.'
+    )
+
+
 def prompt_key(key: Any) -> Any:
   """Of a pass's key the part that is the prompt's; the rest is the backbone's."""
   return jax.random.split(jax.random.split(key)[0])[0]
@@ -63,10 +80,6 @@ class Backbone(Protocol):
   @property
   def format(self) -> EncoderDecoder:
     """How examples become features, see `core.format`."""
-
-  @property
-  def cache_axis(self) -> int:
-    """Which axis of a cache's arrays is that of rows."""
 
   @property
   def architecture(self) -> dict[str, Any]:
@@ -117,6 +130,27 @@ class Backbone(Protocol):
     or not: see `core.context.Rows`.
     """
 
+  def read(
+    self,
+    params: Params,
+    batch: Batch,
+    injection: Injection | None = None,
+    key: Any = None,
+  ) -> Reading:
+    """Reads inputs; of the features those of `format.read`.
+
+    `key` is for dropout, given where nothing is written alone: see `Writer.run`.
+    """
+
+
+@runtime_checkable
+class Writer(Backbone, Protocol):
+  """A backbone that writes words: all but encoders."""
+
+  @property
+  def cache_axis(self) -> int:
+    """Which axis of a cache's arrays is that of rows."""
+
   def run(
     self,
     params: Params,
@@ -134,11 +168,6 @@ class Backbone(Protocol):
     Returns:
       The states, and what came of the inputs on the way, as `read` gives it.
     """
-
-  def read(
-    self, params: Params, batch: Batch, injection: Injection | None = None
-  ) -> Reading:
-    """Reads inputs; of the features those of `format.read`."""
 
   def continued(
     self,

@@ -6,7 +6,8 @@ jax.numpy; T5X's pipelines with TensorFlow's numpy. `xp` is that module. Rows ar
 behind, or as long as their ids.
 
 A backbone names its format (`core.backbone`). What differs between families is which
-side reserves the positions of a prompt, and which token the first target follows.
+side reserves the positions of a prompt, and which token the first target follows; and
+whether anything is written at all.
 """
 
 import dataclasses
@@ -61,11 +62,19 @@ class EncoderDecoder:
     ids: of the family.
     closed: whether an end mark closes what is read.
     joined: whether inputs and targets are one row, so that a row alone has logits.
+    opened: marks in front of what is read, which `read` puts there.
+    writes: whether there are targets.
+    place: where reserved positions stand if nobody says so.
+    most: positions that a row of one example may have; None for any.
   """
 
   closed: ClassVar[bool] = True
   joined: ClassVar[bool] = False
+  opened: ClassVar[int] = 0
+  writes: ClassVar[bool] = True
+  place: ClassVar[str] = "front"
   ids: Ids = Ids()
+  most: int | None = None
 
   @property
   def features(self) -> dict[str, Feature]:
@@ -78,6 +87,12 @@ class EncoderDecoder:
       "decoder_inputs": Feature("targets", pad=pad),
       "decoder_prompt_index": Feature("targets", pad=-1),
     }
+
+  @property
+  def segments(self) -> dict[str, Feature]:
+    """Features of packed rows, which say what belongs to which example."""
+    axes = {one.axis for one in self.features.values()}
+    return {name: one for name, one in SEGMENTS.items() if one.axis in axes}
 
   def reserved(self, lengths: Mapping[str, int]) -> dict[str, int]:
     """Axis -> positions that are reserved on it.
@@ -163,6 +178,53 @@ class EncoderDecoder:
 
 
 FORM = EncoderDecoder()
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder(EncoderDecoder):
+  """Inputs alone: a mark, the text, a mark, and what is padded behind.
+
+  `Ids.start` opens a row and `Ids.end` closes it. Nothing is written, so that labels
+  are all that a head learns from.
+  """
+
+  opened: ClassVar[int] = 1
+  writes: ClassVar[bool] = False
+  place: ClassVar[str] = "after_first"
+
+  @property
+  def features(self) -> dict[str, Feature]:
+    found = super().features
+    return {name: found[name] for name in ("inputs", "prompt_index")}
+
+  def reserved(self, lengths: Mapping[str, int]) -> dict[str, int]:
+    return {"inputs": lengths.get("encoder", 0)}
+
+  def starts(self, inputs_BT: Any, place: str, mark_B: Any = None, xp: Any = np) -> Any:
+    """As of others; the mark of a template is counted without the opening one."""
+    mark_B = None if mark_B is None else xp.maximum(mark_B, 0) + 1
+    return super().starts(self._open(inputs_BT, xp), place, mark_B, xp)
+
+  def read(
+    self, inputs_BT: Any, lengths: Mapping[str, int], at_B: Any = None, xp: Any = np
+  ) -> dict[str, Any]:
+    """Features of what is read [B 1+T+P], the opening mark included."""
+    return super().read(self._open(inputs_BT, xp), lengths, at_B, xp)
+
+  def written(
+    self,
+    targets_BU: Any,
+    lengths: Mapping[str, int],
+    inputs_BT: Any = None,
+    xp: Any = np,
+  ) -> dict[str, Any]:
+    """Nothing."""
+    return {}
+
+  def _open(self, inputs_BT: Any, xp: Any) -> Any:
+    inputs_BT = _int32(inputs_BT, xp)
+    mark_B1 = xp.full((inputs_BT.shape[0], 1), self.ids.start, dtype="int32")
+    return xp.concatenate([mark_B1, inputs_BT], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

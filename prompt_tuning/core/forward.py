@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_tuning.core.backbone import prompt_key
+from prompt_tuning.core.backbone import check_writes, prompt_key
 from prompt_tuning.core.context import of_each
 from prompt_tuning.core.ids import Ids
 from prompt_tuning.core.injection import Injection
@@ -64,11 +64,12 @@ class Forward:
 
   @functools.cached_property
   def real(self) -> Bool[Array, "B U"]:
-    """True at the targets that are no padding."""
-    return self.ids.is_real(self.batch["targets"])
+    """True at the targets that are no padding; of an encoder, at the inputs."""
+    return self.ids.is_real(self.batch[_rows(self.batch)[0]])
 
   @functools.cached_property
   def _traced(self) -> tuple[tuple[Array, Any], dict[str, Array]]:
+    check_writes(self.model.backbone, "`OBJECTIVE`")
     given = self.params["backbone"], self.batch, self.injection, self.key
     if self.asked:
       return self.model.backbone.traced(*given)
@@ -87,10 +88,15 @@ class Forward:
     """The last states at every target position, from which logits are made."""
     return self._run[0]
 
-  @property
+  @functools.cached_property
   def reading(self) -> Any:
     """What the backbone made of the inputs (`core.backbone.Reading`)."""
-    return self._run[1]
+    if "targets" in self.batch:
+      return self._run[1]
+    # By an encoder, or as it is served, where nothing is to be written.
+    noise = {} if self.key is None else {"key": self.key}
+    given = self.params["backbone"], self.batch, self.injection
+    return self.model.backbone.read(*given, **noise)
 
   @property
   def encoded(self) -> tuple[Float[Array, "B T H"], Bool[Array, "B T"]]:
@@ -105,11 +111,7 @@ class Forward:
   def seen(self) -> Array:
     """What the head reads of the backbone, such as [R H]; see `core.model`."""
     model, weights = self.model, self.params["backbone"]
-    if "targets" in self.batch:
-      reading = self.reading
-    else:  # as it is served, where nothing is to be written
-      reading = model.backbone.read(weights, self.batch, self.injection)
-    given = self.batch, reading, self.injection, self.key
+    given = self.batch, self.reading, self.injection, self.key
     rows = model.lengths.get("decoder", 0), model.segments
     return model.backbone.view(weights, model.head.view, *given, *rows)
 
@@ -127,8 +129,8 @@ class Forward:
 
   @functools.cached_property
   def examples(self) -> Bool[Array, " R"]:
-    """True where a row, or a segment of one, holds an example with targets."""
-    return self._own_targets.any(-1).reshape(-1)
+    """True where a row, or a segment of one, holds an example."""
+    return examples(self.batch, self.ids, self.model.segments)
 
   @functools.cached_property
   def _own_targets(self) -> Bool[Array, "B S U"]:
@@ -174,3 +176,25 @@ class Forward:
       self._teachers[name] = Forward(model, params, self.batch)
       self._teachers[name].asked = self.asked
     return self._teachers[name]
+
+
+def _rows(batch: Batch) -> tuple[str, str]:
+  """Which ids say where there is an example, and which numbers whose they are."""
+  if "targets" in batch:
+    return "targets", "decoder_segment_ids"
+  return "inputs", "segment_ids"
+
+
+def examples(batch: Batch, ids: Ids, segments: int) -> Bool[Array, " R"]:
+  """True where there is an example, and no row that fills up or empty segment.
+
+  Args:
+    batch: features, those of targets where words are written. ids: of the family.
+    segments: S, of packed rows.
+  """
+  name, numbers = _rows(batch)
+  real_BX = ids.is_real(batch[name])
+  if numbers not in batch:
+    return real_BX.any(-1)
+  own_BSX = of_each(batch[numbers], segments) & real_BX[:, None]
+  return own_BSX.any(-1).reshape(-1)

@@ -59,10 +59,13 @@ class KeysValues(Place):
   Attributes:
     vectors: key and value of layer 0, of layer 1 and so on [R 2L P J].
     mask: false where such a key must not be attended to [R P]; None for all true.
+    shift: how many positions they take in front of the text, where a backbone numbers
+      its own (see `AtKeysValues`).
   """
 
   vectors: Float[Array, "R G P J"]
   mask: Bool[Array, "R P"] | None = None
+  shift: int = flax.struct.field(pytree_node=False, default=0)
 
   @classmethod
   def of(cls, tables_RGPJ: Array, mask_RP: Array | None) -> "KeysValues":
@@ -70,7 +73,8 @@ class KeysValues(Place):
 
   def beside(self, other: "KeysValues") -> "KeysValues":
     vectors = joined(self.vectors, other.vectors, 2)
-    return KeysValues(vectors, joined_masks(self.vectors, self.mask, other))
+    masks = joined_masks(self.vectors, self.mask, other)
+    return KeysValues(vectors, masks, self.shift + other.shift)
 
 
 @flax.struct.dataclass
@@ -293,6 +297,31 @@ class AtLayers(At):
         "None for the middle one."
       )
     return self.first
+
+
+@dataclasses.dataclass(frozen=True)
+class AtKeysValues(At):
+  """A site of the kind "kv", in a backbone that numbers its positions.
+
+  Attributes:
+    shift: whether the P keys take P positions, so that the text begins behind them, as
+      in P-Tuning v2 and in PEFT's prefix tuning; else the text stays where it was.
+  """
+
+  place: str = "encoder.kv"
+  shift: bool = False
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if kind_of(self.place) is not KeysValues:
+      raise ValueError(
+        f"`AtKeysValues.place` must end in .kv, got {self.place!r}. For other places "
+        "use `At`."
+      )
+
+  def _record(self, tables_RGPJ: Array, mask_RP: Array | None, spec: Any) -> Place:
+    shift = tables_RGPJ.shape[2] if self.shift else 0
+    return KeysValues(tables_RGPJ, mask_RP, shift)
 
 
 def site_at(site: str | At) -> At:

@@ -240,11 +240,12 @@ def _moved(at: At, places: Mapping[str, Any]) -> At | None:
   """A site on a backbone of these places; None where it has no such part."""
   stacks = {place.partition(".")[0] for place in places}
   stack, _, rest = at.place.partition(".")
-  if stacks != {"decoder"} or at.place in places:
+  if len(stacks) != 1 or at.place in places:
     return at
-  if stack == "cross" or rest.startswith("cross."):
+  moved = f"decoder.{rest}"
+  if stacks != {"decoder"} or stack != "encoder" or moved not in places:
     return None
-  return dataclasses.replace(at, place=f"decoder.{rest}")
+  return dataclasses.replace(at, place=moved)
 
 
 def spread(prompt: Prompt, sites: Sequence[str | At]) -> "Together":
@@ -291,8 +292,8 @@ class Together(Several):
   def fitting(self, places: Mapping[str, Any]) -> "Together":
     """The parts that a backbone has places for, see `Prompt.fitting`.
 
-    On a decoder-only model, a part of the encoder that has a namesake in the decoder
-    is left out, and so are those of attention to an encoder.
+    On a model of one stack, parts of the stack that it lacks are left out: of an
+    encoder those that have no place, or a namesake, in a decoder.
 
     Args:
       places: of the backbone, by name.

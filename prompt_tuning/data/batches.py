@@ -114,15 +114,15 @@ def filled(
 
   Args:
     own: numbers of the rows to make; behind the examples the last one is repeated,
-      without its targets.
+      without its targets, or without its tokens where nothing is written.
   """
   rows = []
   for i in own:
     converted = layout.convert(chosen[min(i, len(chosen) - 1)])
     row = pad(converted, layout.lengths, layout.form)
     if i >= len(chosen):
-      blank = np.full_like(row["targets"], layout.form.ids.pad)
-      row = {**row, "targets": blank}
+      name = "targets" if layout.form.writes else "inputs"
+      row = {**row, name: np.full_like(row[name], layout.form.ids.pad)}
     rows.append(row)
   return stack(rows)
 
@@ -171,7 +171,7 @@ def train_batches(
     whole = bucketing.batches(features, lengths, buckets, size, form)
     result = (_only(batch, own) for batch in whole)
   elif pack_segments > 1:
-    sizes = lengths["inputs"], lengths["targets"]
+    sizes = lengths["inputs"], lengths.get("targets", 0)
     result = batches(pack(features, *sizes, pack_segments, form=form), size, own)
   else:
     result = batches(

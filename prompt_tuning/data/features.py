@@ -24,7 +24,8 @@ class Layout:
   """How examples are laid out.
 
   Attributes:
-    inputs: T, positions for inputs, the reserved ones not counted.
+    inputs: T, positions for inputs: not counted are the reserved ones, and the mark
+      that opens a text where the format has one.
     targets: U, positions for targets.
     encoder_prompt, decoder_prompt: reserved positions of each side's prompts.
     place: one of `core.format.PLACES`, for those that stand in the inputs.
@@ -46,12 +47,16 @@ class Layout:
     model: Any,
     inputs: int,
     targets: int,
-    place: str = "front",
+    place: str | None = None,
     truncate: bool = False,
   ) -> "Layout":
-    """The layout of a `core.model.PromptedModel`: its format and its prompts."""
+    """The layout of a `core.model.PromptedModel`: its format and its prompts.
+
+    `place` is that of the format for None.
+    """
     sides = (model.lengths.get(side, 0) for side in ("encoder", "decoder"))
-    return cls(inputs, targets, *sides, place, truncate, model.backbone.format)
+    form = model.backbone.format
+    return cls(inputs, targets, *sides, place or form.place, truncate, form)
 
   def __post_init__(self) -> None:
     if self.place not in PLACES:
@@ -62,6 +67,14 @@ class Layout:
           f"`TASK_FEATURE_LENGTHS[{name!r}]` must be at least 1, got "
           f"{getattr(self, name)}."
         )
+    longest, most = self.lengths["inputs"], self.form.most
+    if most is not None and longest > most:
+      raise ValueError(
+        f"`TASK_FEATURE_LENGTHS['inputs']` is {self.inputs}, which with the marks and "
+        f"{self.encoder_prompt} positions of the prompt makes rows of {longest}; this "
+        f"backbone has {most} positions. Take {self.inputs - longest + most} at most, "
+        "and TRUNCATE = True where texts are longer."
+      )
 
   def around(
     self, examples: Sequence[Mapping[str, Any]], doubling: bool = False
@@ -98,6 +111,7 @@ class Layout:
   def lengths(self) -> dict[str, int]:
     """Length of each model feature of an unpacked row."""
     sizes = {axis: getattr(self, axis) + n for axis, n in self.reserved.items()}
+    sizes["inputs"] += self.form.opened
     return {name: sizes[one.axis] for name, one in self.form.features.items()}
 
   @property
@@ -111,7 +125,8 @@ class Layout:
       ValueError: if it is too long and `truncate` is off, or lacks its mark.
     """
     inputs_1T = self.form.read_ids(self._fitted("inputs", example))[None]
-    targets_1U = self._fitted("targets", example)[None]
+    targets = self._fitted("targets", example) if self.form.writes else np.zeros(0)
+    targets_1U = targets[None]
     mark = int(example.get("mark", -1))
     if self.place == "mark" and mark < 0:
       raise ValueError(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from prompt_tuning.core.format import BY_EXAMPLE, FORM, SEGMENTS, EncoderDecoder
+from prompt_tuning.core.format import BY_EXAMPLE, FORM, EncoderDecoder
 from prompt_tuning.data.features import Layout
 
 
@@ -15,9 +15,9 @@ def useful(segments: int, layout: Layout) -> int:
   Prompts are made for B * S examples a step, whether rows hold so many or not. Rows
   are the same for every S that is no less than what they hold; a lower one is said.
   """
-  lengths = layout.lengths
+  lengths, opened = layout.lengths, layout.form.opened
   # An example has one token at least.
-  most = min(lengths[axis] // (n + 1) for axis, n in layout.reserved.items())
+  most = min(lengths[axis] // (n + 1 + opened) for axis, n in layout.reserved.items())
   most = max(most, 2)
   if segments <= 2 * most:
     return segments
@@ -26,7 +26,7 @@ def useful(segments: int, layout: Layout) -> int:
     "examples: it is taken as %d.",
     segments,
     lengths["inputs"],
-    lengths["targets"],
+    lengths.get("targets", 0),
     most,
     most,
   )
@@ -61,7 +61,7 @@ def pack(
   rows: list[list[Mapping[str, np.ndarray]]] = []
   room: list[list[int]] = []
   for example in examples:
-    need = (len(example["inputs"]), len(example["targets"]))
+    need = (len(example["inputs"]), len(example.get("targets", ())))
     if need[0] > inputs or need[1] > targets:
       raise ValueError(
         f"An example of {need[0]} inputs and {need[1]} targets does not fit a packed "
@@ -95,7 +95,7 @@ def _row(
     row[name] = np.full(sizes[feature.axis], feature.pad, np.int32)
     values = np.concatenate([example[name] for example in examples])
     row[name][: len(values)] = values
-  for name, feature in SEGMENTS.items():
+  for name, feature in form.segments.items():
     row[name] = np.full(sizes[feature.axis], feature.pad, np.int32)
     counts = [len(example[feature.axis]) for example in examples]
     numbers = np.repeat(np.arange(1, len(counts) + 1), counts)

@@ -17,12 +17,16 @@ from typing import Any
 from prompt_tuning.core import files
 
 NAME = "tokenizer.json"
+# A BERT's pieces, one a line, as files from before tokenizer.json hold them.
+PIECES = "vocab.txt"
 # What Transformers puts beside it.
 CONFIG, MAP, ADDED = BESIDE = (
   "tokenizer_config.json",
   "special_tokens_map.json",
   "added_tokens.json",
 )
+# Of BERT: pads, is unknown, opens, closes, and stands for a masked word.
+MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Several times the largest known, so that a wrong file is not read to its end.
 MOST_BYTES = 1 << 28
 SENTINEL = re.compile("\u2581?<extra_id_([0-9]{1,9})>")
@@ -79,7 +83,7 @@ class Tokens:
 
 def is_one(path: str) -> bool:
   """Whether a file is a tokenizer.json rather than a SentencePiece model."""
-  if path.endswith(".json"):
+  if path.endswith(".json") or path.endswith(PIECES):
     return True
   with files.at(path).open("rb") as file:
     return file.read(64).lstrip()[:1] == b"{"
@@ -109,7 +113,10 @@ def _read(path: str, stamp: Any) -> Tokens:
       f"{path!r} is read with the package `tokenizers`, which cannot be imported: "
       f"{error}. Install it (pip install tokenizers)."
     ) from error
-  fields = _read_object(path, _read_text(path))
+  text = _read_text(path)
+  if path.endswith(PIECES):
+    text = _of_pieces(path, text)
+  fields = _read_object(path, text)
   _check(path, fields)
   reader = f"tokenizers {tokenizers.__version__}"
   with _one_error(f"{path!r} is no file that {reader} reads"):
@@ -124,6 +131,37 @@ def _read(path: str, stamp: Any) -> Tokens:
   )
   model = {name: fields["model"].get(name) for name in ("unk_id", "unk_token")}
   return Tokens(path, backend, {**fields, "model": model}, ids, special)
+
+
+def _of_pieces(path: str, text: str) -> str:
+  """The tokenizer.json of a file of pieces, as BERT splits words into them.
+
+  Letters are kept as they are where tokenizer_config.json says do_lower_case false.
+
+  Raises:
+    ValueError: if a piece stands twice, or one of BERT's marks is missing.
+  """
+  from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+  from tokenizers.processors import TemplateProcessing
+
+  pieces = text.splitlines()
+  ids = {piece: number for number, piece in enumerate(pieces)}
+  lacking = [mark for mark in MARKS if mark not in ids]
+  if lacking or len(ids) < len(pieces):
+    what = f"lacks {', '.join(lacking)}" if lacking else "holds a piece twice"
+    raise ValueError(f"{path!r} {what}: it is no list of a BERT's pieces.")
+  lower = beside(path, CONFIG).get("do_lower_case", True)
+  made = Tokenizer(
+    models.WordPiece(ids, unk_token=MARKS[1], max_input_chars_per_word=100)
+  )
+  made.normalizer = normalizers.BertNormalizer(lowercase=bool(lower))
+  made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  made.decoder = decoders.WordPiece(prefix="##")
+  made.add_special_tokens(list(MARKS))
+  first, last = MARKS[2:4]
+  ends = [(mark, ids[mark]) for mark in (first, last)]
+  made.post_processor = TemplateProcessing(f"{first} $A {last}", None, ends)
+  return made.to_str()
 
 
 def _check(path: str, fields: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from prompt_tuning.core import files
 # T5 keeps this many sentinel ids above the pieces.
 EXTRA_IDS = 100
 # What a folder's vocabulary is called; the first that is there counts.
-NAMES = ("spiece.model", "sentencepiece.model", "tokenizer.json")
+NAMES = ("spiece.model", "sentencepiece.model", "tokenizer.json", "vocab.txt")
 BYTES = 256
 
 

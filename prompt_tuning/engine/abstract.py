@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from prompt_tuning.core import trainable as branches
-from prompt_tuning.core.format import SEGMENTS
 from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data.features import Layout
@@ -157,7 +156,8 @@ class Job:
     """Shapes of a batch of the recipe's layout."""
     lengths = dict(self.layout.lengths)
     if segments > 1:
-      lengths |= {name: lengths[one.axis] for name, one in SEGMENTS.items()}
+      own = self.layout.form.segments
+      lengths |= {name: lengths[one.axis] for name, one in own.items()}
     shapes = {name: ((size, length), "int32") for name, length in lengths.items()}
     prompt = self.model.prompt
     each = (size,) if segments == 1 else (size, segments)

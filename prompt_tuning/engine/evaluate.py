@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from prompt_tuning.core.backbone import check_writes
 from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import batches as batching
@@ -253,6 +254,8 @@ def predictor(
   Raises:
     ValueError: if the output does not fit the model or the labels.
   """
+  if not output.headed:
+    check_writes(model.backbone, f"`OUTPUT` ({type(output).__name__})")
   output.check(model, labels)
   encode = functools.partial(vocabularies.encode, vocabulary)
   decode = functools.partial(vocabularies.decode, vocabulary)

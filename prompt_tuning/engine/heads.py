@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from prompt_tuning.core.backbone import check_writes
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import targets
 from prompt_tuning.objectives import objective as objectives
@@ -23,6 +24,10 @@ def check(model: PromptedModel, objective: Any, output: Any, task: Any) -> None:
     if getattr(part.objective, "target", None) is not None
   ]
   headed = output is not None and output.headed
+  if output is not None and not headed:
+    check_writes(model.backbone, f"`OUTPUT` ({type(output).__name__})")
+  if not readers:
+    check_writes(model.backbone, f"`OBJECTIVE` ({type(objective).__name__})")
   if model.head is None:
     if readers or headed:
       what = "OBJECTIVE" if readers else "OUTPUT"

@@ -88,7 +88,8 @@ TABLE: dict[str, Row] = {
   "VOCABULARY_FILE": Row(path(), "SentencePiece file of the tokeniser"),
   "PROMPT": Row(optional(made("@prompt.Prompt()")), "what writes the prompt"),
   "PROMPT_PLACE": Row(
-    choice("front", "after_first", "end", "mark"), "where the prompt stands in an input"
+    optional(choice("front", "after_first", "end", "mark")),
+    "where the prompt stands in an input; None for the backbone's own place",
   ),
   "HEAD": Row(
     optional(made("@pooled.Pooled()")),
@@ -182,6 +183,12 @@ TABLE: dict[str, Row] = {
   "NUM_KV_HEADS": Row(whole(1), "heads of keys and values, a divisor of NUM_HEADS"),
   "HEAD_DIM": Row(whole(1), "width of a head"),
   "MLP_DIM": Row(whole(1), "width of the feed-forward layers"),
+  "NUM_LAYERS": Row(whole(1), "blocks of the one stack"),
+  "POSITIONS": Row(whole(1), "rows of the table of positions"),
+  "POOLER": Row(flag(), "whether an encoder has a pooler"),
+  "MLM_HEAD": Row(flag(), "whether an encoder has a head of masked words"),
+  "KIND": Row(choice("bert", "roberta", "xlm-roberta"), "which encoder it is"),
+  "MASK_ID": Row(whole(0), "the id that stands for a masked word"),
   "NUM_ENCODER_LAYERS": Row(whole(1), "blocks of the encoder"),
   "NUM_DECODER_LAYERS": Row(whole(1), "blocks of the decoder"),
   "NUM_POSITIONS": Row(whole(1), "longest row that a decoder was trained on"),

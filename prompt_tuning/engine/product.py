@@ -29,6 +29,9 @@ WORDS = ("module", "head")
 # What stands in a folder of ours, and may be replaced.
 OWNED = stated(CARD, {"format": FORMAT}, [TENSORS])
 
+# Backbones that have a name of their own, for which nothing is fetched.
+NAMED = ("mini", "minilm")
+
 
 @dataclasses.dataclass
 class Product:
@@ -68,7 +71,7 @@ class Product:
 
   @property
   def backbone(self) -> str:
-    """The backbone that the card names: "mini", or a folder on this machine.
+    """The backbone that the card names: one of `NAMED`, or a folder on this machine.
 
     Raises:
       ValueError: for one that would be fetched. A card comes from whoever wrote it, and
@@ -80,7 +83,7 @@ class Product:
         "The prompt names no backbone. Set `INITIAL_CHECKPOINT_PATH` (`checkpoint` of "
         "an export) to the one that it was trained on."
       )
-    if name != "mini" and (is_remote(name) or not at(name).exists()):
+    if name not in NAMED and (is_remote(name) or not at(name).exists()):
       raise ValueError(
         f"The prompt was trained on the backbone {name!r}, which is no folder here; "
         "what only a card names is not fetched. Set `INITIAL_CHECKPOINT_PATH` "

@@ -194,7 +194,7 @@ def _buckets(recipe: Recipe, layout: Layout, source: Any) -> Sequence[int]:
       f"memory; PACK_SEGMENTS is {recipe.pack_segments}"
       f"{' and the task is a stream' if callable(source) else ''}. Leave one out."
     )
-  most, reserved = layout.inputs, layout.reserved["inputs"]
+  most, reserved = layout.inputs, layout.lengths["inputs"] - layout.inputs
   lengths = [min(len(one["inputs"]), most) + reserved for one in source]
   return buckets.choose(lengths, recipe.buckets)
 

@@ -79,7 +79,8 @@ class Reading:
 
   Attributes:
     lengths: {"inputs": T, "targets": U}.
-    place: where the prompt stands, see `data.features`.
+    place: where the prompt stands, see `data.features`; None for where the backbone
+      has it.
     truncate: cut examples that are too long instead of refusing them.
 
   Raises:
@@ -87,7 +88,7 @@ class Reading:
   """
 
   lengths: Mapping[str, int]
-  place: str = "front"
+  place: str | None = None
   truncate: bool = False
 
   def __post_init__(self) -> None:

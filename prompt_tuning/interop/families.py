@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from prompt_tuning.core.backbone import Backbone
 from prompt_tuning.core.context import Spec
-from prompt_tuning.interop import decoder_family, t5_family
+from prompt_tuning.interop import bert_family, decoder_family, t5_family
 
 
 class Opened(Protocol):
@@ -72,7 +72,7 @@ class Family(Protocol):
     """The same of arrays as they are stored."""
 
 
-KNOWN: list[Family] = [t5_family, decoder_family]
+KNOWN: list[Family] = [t5_family, decoder_family, bert_family]
 
 
 def of(name: str) -> Family:

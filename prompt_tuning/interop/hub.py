@@ -16,6 +16,7 @@ BESIDE = [
   "config.json",
   "spiece.model",
   "tokenizer.json",
+  "vocab.txt",
   "tokenizer_config.json",
   "special_tokens_map.json",
   "added_tokens.json",

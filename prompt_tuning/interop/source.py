@@ -2,28 +2,21 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from prompt_tuning.backbones.common import int8, stored
+from prompt_tuning.backbones.common import stored
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core.context import Spec
-from prompt_tuning.core.trainable import flatten, unflatten
-from prompt_tuning.interop.finite import only_finite
-from prompt_tuning.interop.lazy import Index, Lazy, UnreadableError, stacked
+from prompt_tuning.interop import placing
+from prompt_tuning.interop.lazy import Lazy, UnreadableError
+from prompt_tuning.interop.placing import Shardings
 
-Shardings = Mapping[str, jax.sharding.Sharding]
-_SCANNED = re.compile(r"(encoder|decoder)/layers/(.+)")
-_FIRST_LAYER = re.compile(r"(encoder|decoder)/layers_0/(.+)")
 # No axis of a T5 is longer.
 _LARGEST = 1 << 31
-# What weights may be stored as; all but the last are kept as they are.
-_FLOATS = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,124 +86,14 @@ def load(
     dtype = backbone.switches["weights_dtype"]
   shapes = _shapes(source.backbone)
   stored.check_names(shapes, dict(source.arrays), str(source.path))
-  _check_types(source, dtype)
-  checked = {n: only_finite(lazy, n, source.path) for n, lazy in source.arrays.items()}
-  arrays = _in_tree(dataclasses.replace(source, arrays=checked), backbone.config)
-  places = shardings(backbone) if callable(shardings) else shardings or {}
-  unknown = sorted(set(places) - set(arrays))
-  if unknown:
-    raise ValueError(
-      f"`shardings` names no weights of this backbone: {', '.join(unknown[:8])}."
-    )
-  found = {}
-  # Memory that a reader needs for a while is largest when the least is kept.
-  for name in sorted(arrays, key=lambda name: -_bytes(arrays[name])):
-    if dtype == "int8" and int8.is_matrix(name):
-      found[name] = _quantised(name, arrays[name], places.get(name))
-      continue
-    kept = None if dtype == "int8" else dtype
-    found[name] = _placed(arrays[name], places.get(name), kept)
-  return backbone, unflatten({name: found[name] for name in arrays})
-
-
-def _in_tree(source: Source, config: Any) -> dict[str, Lazy]:
-  """Arrays under the names of the backbone's own tree."""
-  if not config.scan_layers:
-    return dict(source.arrays)
-  found = {}
-  for name, lazy in source.arrays.items():
-    layer = _FIRST_LAYER.fullmatch(name)
-    if layer:
-      side, rest = layer.groups()
-      depth = getattr(config, f"num_{side}_layers")
-      layers = [source.arrays[f"{side}/layers_{i}/{rest}"] for i in range(depth)]
-      found[f"{side}/layers/{rest}"] = stacked(layers)
-    elif "/layers_" not in name:
-      found[name] = lazy
-  return found
+  given = source.path, backbone, shardings, dtype
+  return backbone, placing.load(source.arrays, *given)
 
 
 @functools.lru_cache(maxsize=8)
 def _shapes(backbone: Any) -> dict[str, jax.ShapeDtypeStruct]:
-  """Unrolled name -> shape; scanned layers are traced once, however many there are.
-
-  Args:
-    backbone: as files state it, without switches.
-  """
-  found = {}
-  scanned = backbone.recast(scan_layers=True)
-  for name, leaf in flatten(scanned.shapes()).items():
-    match = _SCANNED.fullmatch(name)
-    if match is None:
-      found[name] = leaf
-      continue
-    for layer in range(leaf.shape[0]):
-      one = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-      found[f"{match.group(1)}/layers_{layer}/{match.group(2)}"] = one
-  return found
-
-
-def _check_types(source: Source, dtype: Any) -> None:
-  known = _FLOATS if dtype is None else (*_FLOATS, "float64")
-  wrong = [
-    f"{name} {lazy.dtype}"
-    for name, lazy in sorted(source.arrays.items())
-    if lazy.dtype.name not in known
-  ]
-  if wrong:
-    raise UnreadableError(
-      f"{str(source.path)!r} holds weights that are not {', '.join(known)}: "
-      f"{', '.join(wrong[:8])}. Quantised weights cannot be read; float64 can, if you "
-      "say which `dtype` to round them to."
-    )
-
-
-def _bytes(lazy: Lazy) -> int:
-  return int(np.prod(lazy.shape, dtype=np.int64)) * lazy.dtype.itemsize
-
-
-def _placed(lazy: Lazy, sharding: jax.sharding.Sharding | None, dtype: Any) -> Any:
-  if dtype is None:
-    dtype = np.float32 if lazy.dtype == np.float16 else lazy.dtype
-  if sharding is None:
-    return jax.block_until_ready(jax.device_put(lazy.read(dtype=dtype)))
-  pieces: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
-
-  def piece(index: Index) -> np.ndarray:
-    # Devices that hold copies of one slice share its reading.
-    key = tuple((part.start, part.stop) for part in index)
-    if key not in pieces:
-      pieces[key] = lazy.read(index, dtype)
-    return pieces[key]
-
-  return jax.block_until_ready(
-    jax.make_array_from_callback(lazy.shape, sharding, piece, np.dtype(dtype))
-  )
-
-
-def _quantised(
-  name: str, lazy: Lazy, sharding: jax.sharding.Sharding | None
-) -> int8.Quantised:
-  def layer(number: int | None) -> np.ndarray:
-    first = slice(None) if number is None else slice(number, number + 1)
-    return lazy.read((first, *[slice(None)] * (len(lazy.shape) - 1)), np.float32)
-
-  found = int8.read(name, lazy.shape, layer)
-  if sharding is None:
-    return jax.block_until_ready(jax.device_put(found))
-  # One scale serves a whole axis, which cannot be divided.
-  sizes = found.scale.shape
-  spec = [*sharding.spec, *[None] * (len(lazy.shape) - len(sharding.spec))]
-  spec = [axis if size > 1 else None for axis, size in zip(spec, sizes, strict=True)]
-  whole = jax.sharding.PartitionSpec(*spec)
-  places = int8.Quantised(sharding, type(sharding)(sharding.mesh, whole))
-  return jax.block_until_ready(
-    jax.tree.map(
-      lambda x, place: jax.make_array_from_callback(x.shape, place, x.__getitem__),
-      found,
-      places,
-    )
-  )
+  """Unrolled name -> shape, of a backbone as files state it."""
+  return placing.unrolled_shapes(backbone)
 
 
 def config_of(

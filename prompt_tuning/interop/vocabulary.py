@@ -147,7 +147,9 @@ def write(folder: pathlib.Path, where: str) -> None:
   if not tokenizer_files.is_one(str(place)):
     (folder / SENTENCEPIECE).write_bytes(place.read_bytes())
     return
-  (folder / tokenizer_files.NAME).write_bytes(place.read_bytes())
+  pieces = place.name == tokenizer_files.PIECES
+  name = tokenizer_files.PIECES if pieces else tokenizer_files.NAME
+  (folder / name).write_bytes(place.read_bytes())
   for name in tokenizer_files.BESIDE:
     if (place.parent / name).is_file():
       fields = untrusted.read_object(place.parent / name)

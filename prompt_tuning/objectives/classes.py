@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from prompt_tuning.core.context import of_each
-from prompt_tuning.core.forward import Forward
+from prompt_tuning.core.forward import Forward, examples
 from prompt_tuning.core.ids import Ids
 from prompt_tuning.objectives.objective import Objective, Term
 
@@ -29,7 +28,7 @@ class _OfHead(Objective):
   def __call__(self, forward: Forward) -> Term:
     batch, scores_RC = forward.batch, forward.head
     labels = batch["labels"]
-    if "decoder_segment_ids" in batch:
+    if "segment_ids" in batch:
       labels = labels.reshape(-1, *labels.shape[2:])
     real_R = forward.examples.astype(jnp.float32)
     loss_R, metrics = self.losses(scores_RC, labels)
@@ -99,7 +98,5 @@ class SquaredError(_OfHead):
 
 def real_examples(batch: Any, ids: Ids) -> Bool[Array, " R"]:
   """Where there is an example, and neither a row that fills up nor an empty segment."""
-  if "decoder_segment_ids" not in batch:
-    return ids.is_real(batch["targets"]).any(1)
-  own_BSU = of_each(batch["decoder_segment_ids"], batch["labels"].shape[1])
-  return own_BSU.any(-1).reshape(-1)
+  segments = batch["labels"].shape[1] if "segment_ids" in batch else 1
+  return examples(batch, ids, segments)

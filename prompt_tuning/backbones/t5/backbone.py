@@ -139,6 +139,10 @@ class T5(Pure):
   def prefixed(self, held: Any, B: int, segments_BT: Any = None) -> Any:
     if held is None:
       return None
+    if held.shift:
+      raise ValueError(
+        "`AtKeysValues.shift` is True, but a T5 numbers no positions. Leave it out."
+      )
     vectors = held.vectors, held.mask
     heads = self.config.num_heads, self.config.head_dim
     scanned = self.config.scan_layers
