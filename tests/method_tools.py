@@ -39,7 +39,7 @@ METHODS = config.methods()
 HEADED = [name for name in METHODS if config.brings(name, "gin/heads/")]
 V, H = 61, 16
 # No two sizes alike: neither N * D and H, nor the layers of the stacks.
-BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 1))
+BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 3))
 # Every batch has 8 rows (one a device) of 40 and 20 positions, prompts and packing
 # included: run primitive by primitive, all methods then share their compilations.
 B, T, U, S = 8, 40, 20, 3

@@ -202,6 +202,8 @@ def test_labels_are_common_or_none():
   assert mixtures.Mixture([task("a", 3), task("b", 3)]).labels == ("good", "bad")
   other = task("b", 3, ("yes", "no"))
   assert mixtures.Mixture([task("a", 3), other]).labels is None
+  with pytest.raises(ValueError, match=r"labels` is \['yes'\].*in its scope"):
+    mixtures.Mixture([task("a", 3), other], labels=["yes"])
 
 
 def test_scores_are_each_tasks_own():

@@ -146,6 +146,7 @@ def test_near_tasks_share_and_others_stand_at_right_angles():
     Subspaces(tasks, rank=0)
 
 
+@pytest.mark.slow
 def test_a_run_takes_up_the_subspace_of_a_task_with_the_same_inputs(
   tmp_path, tiny_folder, cache
 ):
