@@ -1,133 +1,25 @@
-"""Decoding agrees with plain, cache-free searches, and does no more than it needs."""
+"""Searches agree with plain, cache-free ones, and do no more than they need."""
 
-import dataclasses
-import functools
-import pathlib
-
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from prompt_tuning.backbones.t5.backbone import T5
-from prompt_tuning.backbones.t5.config import T5Config
-from prompt_tuning.core.injection import Injection
-from prompt_tuning.core.model import PromptedModel, features
-from prompt_tuning.core.places import KeysValues, Slots
-from prompt_tuning.decoding import beam, decode, search
-from prompt_tuning.outputs import choice, text
-
-V, U, T, SEED = 23, 6, 7, 40
-CONFIG = T5Config(
-  vocab_size=V,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=32,
-  num_encoder_layers=1,
-  num_decoder_layers=2,
-  mlp_activations=("relu",),
+from decode_tools import (
+  CONFIG,
+  PROMPTS,
+  U,
+  batch_of,
+  generate,
+  inputs,
+  oracle,
+  padded,
+  run,
+  setting,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """These programs run once: compiling them well takes longer than running them."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
-@dataclasses.dataclass(frozen=True)
-class Given:
-  """A prompt whose vectors, keys and values are its parameters."""
-
-  encoder: int = 0
-  decoder: int = 0
-  slots: int = 0
-  needs = frozenset()
-
-  @property
-  def lengths(self):
-    both = {"encoder": self.encoder, "decoder": self.decoder}
-    return {side: length for side, length in both.items() if length}
-
-  def apply(self, variables, context, spec, train=False, rngs=None, mutable=()):
-    kinds = {"input": Slots, "kv": KeysValues}
-    held = {
-      name: kinds[name.partition(".")[2]](value)
-      for name, value in variables["params"].items()
-    }
-    return Injection(held), {}
-
-
-PROMPTS = {
-  "bare": None,
-  "both": Given(encoder=2, decoder=3, slots=2),
-}
-
-
-@functools.cache
-def setting(name="bare"):
-  """A model whose rows go their own ways, and some of which end early."""
-  backbone, prompt = T5(CONFIG), PROMPTS[name]
-  random = np.random.RandomState(SEED)
-
-  def draw(path, leaf):
-    scale = path[-1].key == "scale"
-    spread = random.normal(0, leaf.shape[0] ** -0.5, leaf.shape)
-    return jnp.asarray(1 + 0.1 * spread if scale else 2 * spread, jnp.float32)
-
-  weights = jax.tree_util.tree_map_with_path(draw, backbone.shapes())
-  tables = {
-    f"{side}.input": jnp.asarray(
-      random.normal(0, 1, (1, length, CONFIG.emb_dim)), jnp.float32
-    )
-    for side, length in (prompt.lengths if prompt else {}).items()
-  }
-  layers = CONFIG.num_encoder_layers, CONFIG.num_decoder_layers
-  for side, depth in zip(("encoder", "decoder"), layers, strict=True):
-    if prompt and prompt.slots:
-      shape = (1, 2 * depth, prompt.slots, CONFIG.num_heads * CONFIG.head_dim)
-      tables[f"{side}.kv"] = jnp.asarray(random.normal(0, 1, shape) * 0.7, jnp.float32)
-  return PromptedModel(backbone, prompt), {"backbone": weights, "prompt": tables}
-
-
-def inputs(rows=4):
-  ids = np.random.RandomState(0).randint(3, V, (rows, T))
-  return np.where(np.arange(T) < np.arange(T, T - rows, -1)[:, None], ids, 0)
-
-
-def batch_of(model, ids):
-  batch = features(ids, np.zeros((len(ids), U), int), model.lengths)
-  return {name: batch[name] for name in ("inputs", "prompt_index")}
-
-
-@functools.partial(jax.jit, static_argnames=("model", "decoder"))
-def generate(model, params, batch, decoder, key=None):
-  return decode.generate(model, params, batch, decoder, key)
-
-
-@functools.cache
-def oracle(name="bare"):
-  """(row, prefix) -> log-probabilities of the next token, without a cache."""
-  model, params = setting(name)
-  P = model.lengths.get("decoder", 0)
-
-  @jax.jit
-  def table(params, ids, prefix):
-    prefix = jnp.broadcast_to(prefix, (ids.shape[0], U))
-    logits = model.logits(params, features(ids, prefix, model.lengths))
-    return jax.nn.log_softmax(logits[:, P:])
-
-  @functools.cache
-  def after(row, prefix):
-    padded = np.array(prefix + (0,) * (U - len(prefix)))
-    return np.asarray(table(params, inputs(), padded)[row, len(prefix)], np.float64)
-
-  return after
+from prompt_tuning.backbones.t5.backbone import T5
+from prompt_tuning.decoding import beam, decode, search
+from prompt_tuning.outputs import text
 
 
 def greedy_reference(after, row):
@@ -166,10 +58,6 @@ def beam_reference(after, row, beams, alpha, form, steps):
     if len(ended) == beams and hope <= ended[-1][0]:
       break
   return (ended + [(0, *item) for item in live])[:beams]
-
-
-def padded(prefix, steps=U):
-  return list(prefix) + [0] * (steps - len(prefix))
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -216,11 +104,6 @@ def small_world(seed, rows):
 
   cache = {"code": np.zeros(rows, np.int32), "row": np.arange(rows)}
   return after, step, cache, tables[:, 0].astype(np.float32)
-
-
-def run(loop, step, cache, first, *args, **options):
-  compiled = jax.jit(lambda *given: loop(step, *given, *args, **options))
-  return compiled(cache, first)
 
 
 @pytest.mark.parametrize("form", text.LENGTH_PENALTIES)
@@ -315,38 +198,6 @@ def test_top_k_of_one_is_greedy():
   np.testing.assert_allclose(log_probs, plain_log_probs, atol=1e-5)
 
 
-def test_samples_report_the_models_own_probability():
-  model, params = setting()
-  decoder = text.Sample(U, temperature=2.0, top_p=0.95)
-  batch = batch_of(model, inputs())
-  keys = jax.random.key(3), jax.random.key(3), jax.random.key(4)
-  runs = [generate(model, params, batch, decoder, key) for key in keys]
-  (ids, log_probs), (again, _), (other, _) = runs
-  np.testing.assert_array_equal(ids, again)
-  assert (ids != other).any()
-  after = oracle()
-  for row, ids_U in enumerate(np.asarray(ids)):
-    end = ids_U.tolist().index(1) + 1 if 1 in ids_U else U
-    tokens = tuple(ids_U[:end].tolist())
-    total = sum(after(row, tokens[:i])[token] for i, token in enumerate(tokens))
-    np.testing.assert_allclose(log_probs[row], total, atol=5e-5)
-    assert not ids_U[end:].any()
-
-
-def test_without_a_key_the_seed_decides(monkeypatch):
-  model, params = setting()
-  seeds, make, key = [], jax.random.key, jax.random.key(7)
-  monkeypatch.setattr(jax.random, "key", lambda seed: seeds.append(seed) or make(seed))
-  for given in (None, key):
-    jax.eval_shape(
-      lambda params, given=given: decode.generate(
-        model, params, batch_of(model, inputs()), text.Sample(U, seed=3), given
-      ),
-      params,
-    )
-  assert seeds.count(3) == 1, "the seed is for want of a key only"
-
-
 def test_a_key_for_each_row_travels_with_it():
   _, step, cache, first = small_world(1, 6)
   keys = jax.random.split(jax.random.key(0), 6)
@@ -354,43 +205,6 @@ def test_a_key_for_each_row_travels_with_it():
   ids, _ = sample(cache, first, keys)
   turned, _ = sample(*jax.tree.map(lambda x: x[::-1], (cache, first, keys)))
   np.testing.assert_array_equal(ids, turned[::-1])
-
-
-def test_top_p_keeps_the_fewest_tokens_that_reach_p():
-  probability = np.array([[0.1, 0.4, 0.05, 0.2, 0.25], [0.96, 0.01, 0.01, 0.01, 0.01]])
-  logits = jnp.log(jnp.asarray(probability, jnp.float32))
-  for p, sizes in ((0.3, (1, 1)), (0.5, (2, 1)), (0.84, (3, 1)), (0.99, (5, 4))):
-    kept, ids = search.candidates(logits, 1.0, 0, p)
-    for row, size in enumerate(sizes):
-      stays = np.isfinite(kept[row])
-      mass = np.sort(probability[row, ids[row][stays]])
-      assert stays.sum() == size and mass.sum() >= p - 1e-6
-      assert mass[1:].sum() < p, "the least likely token kept must be needed"
-
-
-def test_filters_apply_in_turn():
-  logits = jnp.log(jnp.array([[0.1, 0.4, 0.05, 0.2, 0.25]]))
-  kept, ids = search.candidates(logits, 1.0, 2, 1.0)
-  assert ids.tolist() == [[1, 4]] and np.isfinite(kept).all()
-  # Of the two, 0.4 is 0.615: enough for 0.6, though not before the others went.
-  kept, _ = search.candidates(logits, 1.0, 2, 0.6)
-  assert np.isfinite(kept).tolist() == [[True, False]]
-  kept, ids = search.candidates(logits, 0.5, 0, 1.0)
-  np.testing.assert_allclose(kept, 2 * logits, rtol=1e-6)
-  assert ids.tolist() == [[0, 1, 2, 3, 4]]
-
-
-def test_draws_follow_the_probabilities():
-  log_probs = jnp.log(jnp.array([0.5, 0.0, 0.3, 0.2]))
-  first = jnp.broadcast_to(log_probs, (4000, 4))
-
-  def step(ids, cache, index):
-    return first, cache
-
-  ids, gained = run(search.sample, step, (), first, 1, jax.random.key(0))
-  shares = np.bincount(np.asarray(ids)[:, 0], minlength=4) / 4000
-  np.testing.assert_allclose(shares, [0.5, 0, 0.3, 0.2], atol=0.03)
-  np.testing.assert_allclose(gained, log_probs[ids[:, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize("loop", ["greedy", "beam_search"])
@@ -443,69 +257,3 @@ def test_beams_share_the_keys_and_values_of_their_encoding():
   one = f"{rows}x11x{CONFIG.num_heads}x{CONFIG.head_dim}x"
   assert one in program
   assert f"{rows * K}x11x" not in program and f"{K}x{rows}x11x2x8" not in program
-
-
-@pytest.mark.parametrize(
-  ("make", "named"),
-  [
-    (lambda: text.Greedy(0), "Greedy.steps"),
-    (lambda: text.Sample(U, temperature=0.0), "text.Greedy"),
-    (lambda: text.Sample(U, top_k=-1), "Sample.top_k"),
-    (lambda: text.Sample(U, top_p=0.0), "Sample.top_p"),
-    (lambda: text.Sample(U, top_p=1.5), "Sample.top_p"),
-    (lambda: text.Sample(U, seed=-1), "Sample.seed"),
-    (lambda: text.Beam(U, beams=0), "Beam.beams"),
-    (lambda: text.Beam(U, alpha=-0.1), "Beam.alpha"),
-    (lambda: text.Beam(U, length_penalty="none"), "Beam.length_penalty"),
-    (lambda: beam.length_penalty("none", 1.0, 1), "length_penalty"),
-    (lambda: text.answers(np.zeros(3, int), str), "ids"),
-    (lambda: text.answers(np.zeros((3, 2)), str), "generate"),
-  ],
-)
-def test_bad_settings_are_refused(make, named):
-  with pytest.raises(ValueError, match=named):
-    make()
-
-
-def test_packed_rows_and_unknown_loops_are_refused():
-  model, params = setting()
-  batch = batch_of(model, inputs())
-  packed = {**batch, "segment_ids": batch["inputs"]}
-  with pytest.raises(ValueError, match="packing"):
-    decode.generate(model, params, packed, text.Greedy(U))
-  with pytest.raises(ValueError, match="packing"):
-    packed = dataclasses.replace(model, segments=2)
-    decode.generate(packed, params, batch, text.Greedy(U))
-  odd = dataclasses.make_dataclass("Odd", [("steps", int), ("loop", str)])(U, "wild")
-  with pytest.raises(ValueError, match="wild"):
-    decode.generate(model, params, batch, odd)
-
-
-def test_ids_become_text():
-  def spell(ids):
-    return "".join(chr(96 + i) for i in ids)
-
-  ids = np.array([[5, 4, 1, 0, 0], [3, 1, 7, 7, 7], [1, 0, 0, 0, 0], [9, 0, 9, 9, 9]])
-  assert text.answers(ids, spell) == ["ed", "c", "", "iiii"]
-  beams = np.stack([ids, ids[::-1]], 1)
-  assert text.answers(beams, spell) == ["ed", "c", "", "iiii"]
-
-
-@pytest.mark.parametrize(
-  ("name", "kind"),
-  [
-    ("text_greedy", text.Greedy),
-    ("text_sample", text.Sample),
-    ("text_beam", text.Beam),
-    ("choice", choice.Choice),
-  ],
-)
-def test_gin_files_provide_an_output(name, kind):
-  path = pathlib.Path(__file__).parents[1] / "gin" / "outputs" / f"{name}.gin"
-  gin.clear_config()
-  try:
-    gin.parse_config(path.read_text())
-    output = gin.query_parameter("%OUTPUT").scoped_configurable_fn()
-  finally:
-    gin.clear_config()
-  assert isinstance(output, kind) and isinstance(hash(output), int)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import method_tools as tools
 import numpy as np
 import pytest
-from test_words import SPEC, TABLE, C, run
+from word_tools import SPEC, TABLE, C, run
 
 from prompt_tuning.core import describe
 from prompt_tuning.core.context import Code

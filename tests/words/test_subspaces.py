@@ -9,7 +9,7 @@ import method_tools as tools
 import numpy as np
 import process_tools
 import pytest
-from test_words import SPEC, C, run
+from word_tools import SPEC, C, run
 
 from prompt_tuning import train
 from prompt_tuning.core import trainable as branches

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_words import CONTEXT, SPEC, C, Q, R, run, static
+from word_tools import CONTEXT, SPEC, C, Q, R, run, static
 
 from prompt_tuning.conditions.token_lookup import TokenLookup
 from prompt_tuning.core import describe

@@ -16,7 +16,7 @@ from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.decoding import decode
 from prompt_tuning.outputs import text
 
-GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "t5_generate.npz")
+GOLDENS = np.load(pathlib.Path(__file__).parents[1] / "goldens" / "t5_generate.npz")
 
 
 @pytest.fixture(autouse=True, scope="module")
