@@ -1,0 +1,97 @@
+"""Who watches `tune`: a bar, callbacks, a recorder, and what is remembered."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prompt_tuning.engine.listed import Rows
+from prompt_tuning.engine.loop import Scores
+
+Callback = Callable[[int, dict[str, Any]], Any]
+# Scores that are no answer to how well it goes.
+INNER = ("loss", "cross_entropy", "token_accuracy", "gradient_norm", "learning_rate")
+
+
+class Watch:
+  """A recorder that remembers, and tells others.
+
+  Attributes:
+    lines: {"step", "split", metrics ...} of every line so far.
+  """
+
+  def __init__(
+    self,
+    steps: int,
+    recorder: Any = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+  ) -> None:
+    self.lines = Rows()
+    self._recorder, self._callbacks = recorder, callbacks
+    self._bar = bar(steps) if progress and recorder is None else None
+    self._shown: dict[str, str] = {}
+
+  def write(self, step: int, split: str, values: Scores) -> None:
+    found = {name: float(value) for name, value in values.items()}
+    self.lines.append({"step": step, "split": split, **found})
+    if self._bar is not None:
+      self._shown.update(shown(split, found))
+      self._bar.set_postfix(self._shown)
+    if self._recorder is not None:
+      self._recorder.write(step, split, values)
+    for callback in self._callbacks:
+      callback(step, {"split": split, **found})
+
+  def step(self, step: int) -> None:
+    if self._bar is not None:
+      self._bar.update(step - self._bar.n)
+    if self._recorder is not None:
+      self._recorder.step(step)
+
+  def say(self, text: str) -> None:
+    if self._bar is not None:
+      self._bar.write(text)
+    if self._recorder is not None:
+      self._recorder.say(text)
+
+  def close(self) -> None:
+    """Leaves the bar as it stands."""
+    if self._bar is not None:
+      self._bar.close()
+
+
+def bar(steps: int) -> Any:
+  """A bar with the time left, in a notebook or on a terminal; None elsewhere."""
+  # What `auto` chooses, without its asyncio: a widget in a notebook.
+  from tqdm import auto, std
+
+  notebook = issubclass(auto.tqdm, getattr(auto, "notebook_tqdm", std.tqdm))
+  notebook = notebook and auto.notebook_tqdm is not std.tqdm
+  if not steps or not (notebook or (sys.stderr is not None and sys.stderr.isatty())):
+    return None
+  return auto.tqdm(total=steps, desc="tune", unit="step", dynamic_ncols=True)
+
+
+def shown(split: str, values: dict[str, float]) -> dict[str, str]:
+  """What stands beside the bar of a line: loss and rate, or scores."""
+  if split == "train":
+    found = {"loss": f"{values['loss']:.3f}"}
+    if "learning_rate" in values:
+      found["rate"] = f"{values['learning_rate']:.2g}"
+    return found
+  scores = {name: value for name, value in values.items() if name not in INNER}
+  scores = scores or {"validation loss": values["loss"]}
+  return {name: f"{value:.4g}" for name, value in scores.items()}
+
+
+def checked(callbacks: Any) -> Sequence[Callback]:
+  """One function, or a list of them; raises ValueError for anything else."""
+  if callbacks is None:
+    return ()
+  found = [callbacks] if callable(callbacks) else callbacks
+  if not isinstance(found, list | tuple) or not all(map(callable, found)):
+    raise ValueError(
+      f"`callbacks` is {callbacks!r}; give functions of a step and its metrics, such "
+      "as [lambda step, metrics: print(step, metrics)]."
+    )
+  return tuple(found)
