@@ -88,6 +88,9 @@ setup(
     "prompt_tuning.demo": ["data/*", "mini/*"],
     **{name: ["*.gin", "*.md", "*.sh", "*.py"] for name in ASSETS},
   },
+  entry_points={
+    "console_scripts": ["prompt-tuning = prompt_tuning.terminal.main:main"],
+  },
   install_requires=REQUIRES,
   extras_require={
     "test": [

@@ -11,9 +11,51 @@ from prompt_tuning.wishes import Wish
 
 # Macros that a run gets otherwise than `tune`.
 ELSEWHERE = ("MODEL_DIR", "TASK", "INITIAL_CHECKPOINT_PATH", "LABELS", "METRICS")
+# How such a recipe begins.
+HEAD = "# Made by prompt_tuning:"
 
 
 def text(
+  wish: Wish,
+  files: Sequence[str],
+  bindings: Mapping[str, Any],
+  sources: Mapping[str, Source],
+  backbone: str,
+  vocabulary: str | None,
+) -> Text:
+  """A recipe that parses as it stands and wants only MODEL_DIR.
+
+  Args:
+    wish: what was asked. files: gin files that it is made of.
+    bindings: macro -> value. sources: the examples of each split.
+    backbone: name or folder. vocabulary: path of its tokeniser, or None.
+  """
+  task, imports = _task(wish, sources)
+  words = [] if _is_beside(vocabulary, backbone) else [f"VOCABULARY = {vocabulary!r}"]
+  lines = [f"INITIAL_CHECKPOINT_PATH = {backbone!r}", *words]
+  lines += [
+    f"{name} = {value!r}" for name, value in bindings.items() if name not in ELSEWHERE
+  ]
+  if isinstance(wish.optimizer, str):
+    imports = [*imports, "from prompt_tuning.engine import optimizer"]
+    lines.append(f"RULE = @optimizer.{optimizer.named(wish.optimizer)}()")
+  return Text(
+    "\n".join(
+      [
+        f"{HEAD} {wish.method} on {backbone}.",
+        "#   python -m prompt_tuning.train --gin_file=THIS_FILE "
+        "--gin.MODEL_DIR=\"'runs/name'\"",
+        *(["from __gin__ import dynamic_registration", *imports] if imports else []),
+        *(f'include "{name}"' for name in files),
+        *task,
+        *lines,
+      ]
+    )
+    + "\n"
+  )
+
+
+def of_call(
   loaded: Any,
   wish: Wish,
   files: Sequence[str],
@@ -21,12 +63,10 @@ def text(
   sources: Mapping[str, Source],
   by_hand: Sequence[str],
 ) -> Text:
-  """A recipe that parses as it stands and wants only MODEL_DIR.
+  """The recipe of a call of `tune`; arguments as of `text`.
 
   Args:
-    loaded: the backbone. wish: what was asked. files: gin files that it is made of.
-    bindings: macro -> value. sources: the examples of each split.
-    by_hand: arguments that were given as objects.
+    loaded: the backbone. by_hand: arguments that were given as objects.
 
   Raises:
     ValueError: for what gin cannot say.
@@ -39,64 +79,38 @@ def text(
   if loaded.name == "random":
     raise ValueError("The backbone was drawn at random: there is no file to name.")
   _check_switches(loaded)
-  head = [f'include "{name}"' for name in files]
-  task, imports = _task(wish, sources)
-  lines = [f"INITIAL_CHECKPOINT_PATH = {loaded.name!r}", *_vocabulary(loaded)]
-  lines += [
-    f"{name} = {value!r}" for name, value in bindings.items() if name not in ELSEWHERE
-  ]
-  if isinstance(wish.optimizer, str):
-    imports = [*imports, "from prompt_tuning.engine import optimizer"]
-    lines.append(f"RULE = @optimizer.{optimizer.named(wish.optimizer)}()")
-  return Text(
-    "\n".join(
-      [
-        f"# {wish.method} on {loaded.name}, as pt.tune trained it.",
-        "#   python -m prompt_tuning.train --gin_file=THIS_FILE "
-        "--gin.MODEL_DIR=\"'runs/name'\"",
-        "from __gin__ import dynamic_registration",
-        *imports,
-        *head,
-        *task,
-        *lines,
-      ]
-    )
-    + "\n"
-  )
+  return text(wish, files, bindings, sources, loaded.name, loaded.vocabulary_path)
 
 
 def _task(
   wish: Wish, sources: Mapping[str, Source]
 ) -> tuple[Sequence[str], Sequence[str]]:
   """The lines of the task, and the imports that they need."""
-  task = wish.task
+  task, first = wish.task, sources["train"]
   labels = None if task.labels is None else list(task.labels)
-  said = {"labels": labels, "metrics": list(task.metrics), "separator": task.separator}
   if all(source.path for source in sources.values()):
-    source = sources["train"]
-    name = "files"
-    said |= {"inputs": source.inputs, "targets": source.targets}
-    said |= {split: one.path for split, one in sources.items()}
-    kind = "files.Files"
-  else:
-    name = "tabular" if sources["train"].inputs else "lists"
-    kind = "tabular.Tabular" if sources["train"].inputs else "lists.Lists"
-    if sources["train"].inputs:
-      said |= {"inputs": sources["train"].inputs, "targets": sources["train"].targets}
-    said |= {split: list(one.pairs) for split, one in sources.items()}
-  said["name"] = task.name
+    said = {f"{split.upper()}_FILE": one.path for split, one in sources.items()}
+    said = {"VALIDATION_FILE": None, **said, "INPUTS": first.inputs}
+    said |= {"TARGETS": first.targets, "LABELS": labels, "METRICS": list(task.metrics)}
+    said |= {"LABEL_SEPARATOR": task.separator}
+    lines = [f"{name} = {value!r}" for name, value in said.items()]
+    return ['include "gin/tasks/files.gin"', *lines], ()
+  name, kind = "lists", "lists.Lists"
+  said = {"labels": labels, "metrics": list(task.metrics), "separator": task.separator}
+  if first.inputs is not None:
+    name, kind = "tabular", "tabular.Tabular"
+    said |= {"inputs": first.inputs, "targets": first.targets}
+  said |= {split: list(one.pairs) for split, one in sources.items()}
   lines = [f"LABELS = {labels!r}", f"TASK = @{kind}()", f"{kind}:"]
   lines += [f"  {key} = {value!r}" for key, value in said.items()]
   return lines, [f"from prompt_tuning.data import {name}"]
 
 
-def _vocabulary(loaded: Any) -> list[str]:
-  """VOCABULARY, where it does not lie beside the weights."""
-  path = loaded.vocabulary_path
-  if path is None or loaded.name == "mini":
-    return []
-  beside = pathlib.Path(path).resolve().parent == pathlib.Path(loaded.name).resolve()
-  return [] if beside else [f"VOCABULARY = {str(path)!r}"]
+def _is_beside(vocabulary: str | None, backbone: str) -> bool:
+  """Whether a tokeniser is the one that lies beside the weights."""
+  if vocabulary is None or backbone == "mini":
+    return True
+  return pathlib.Path(vocabulary).resolve().parent == pathlib.Path(backbone).resolve()
 
 
 def _check_switches(loaded: Any) -> None:

@@ -25,7 +25,7 @@ def methods(pattern: str = "*") -> Rows:
   for name, text in _files("gin/methods/"):
     row = {"name": name, "what": what(text), "trains": headed(text, "Trains")}
     found.append(row)
-  return _fitting(found, pattern)
+  return fitting(found, pattern)
 
 
 def backbones(pattern: str = "*") -> Rows:
@@ -41,7 +41,7 @@ def backbones(pattern: str = "*") -> Rows:
     if count is None:
       continue
     found.append({"name": name, "what": what(text), "parameters": int(count)})
-  return _fitting(found, pattern)
+  return fitting(found, pattern)
 
 
 def tasks(pattern: str = "*") -> Rows:
@@ -52,13 +52,13 @@ def tasks(pattern: str = "*") -> Rows:
   ['demo_sentiment']
   """
   found = [{"name": n, "what": what(text)} for n, text in _files("gin/tasks/")]
-  return _fitting(found, pattern)
+  return fitting(found, pattern)
 
 
 def recipes(pattern: str = "*") -> Rows:
   """Runs that are ready: name of the file, and what it is."""
   found = [{"name": n, "what": what(text)} for n, text in _files("configs/", full=True)]
-  return _fitting(found, pattern)
+  return fitting(found, pattern)
 
 
 def what(text: str) -> str:
@@ -89,7 +89,7 @@ def _files(top: str, full: bool = False) -> list[tuple[str, str]]:
   return found
 
 
-def _fitting(rows: list[dict[str, Any]], pattern: str) -> Rows:
+def fitting(rows: list[dict[str, Any]], pattern: str) -> Rows:
   """The rows that a pattern or a word means.
 
   Raises:

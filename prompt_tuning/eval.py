@@ -8,7 +8,9 @@
 if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
+  from prompt_tuning.terminal import usage
 
+  usage.show("eval")
   early.begin("prompt_tuning.eval")
 
 import json
@@ -184,7 +186,10 @@ def card_output(session: answer.Session, task: Any) -> Any:
 
 
 if __name__ == "__main__":
+  import sys
+
   from prompt_tuning import eval as verb
+  from prompt_tuning.terminal import short
 
   with ended.at_once():
-    config.run_verb(verb.evaluate_prompt)
+    config.run_verb(verb.evaluate_prompt, short.spelt_out("eval", sys.argv[1:]))

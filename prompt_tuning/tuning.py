@@ -133,7 +133,7 @@ def tune(
     *(given, judged, labels, metrics, output),
     method=arguments.text("method", method),
     init=init,
-    steps=_steps(steps, epochs, len(given.pairs), overrides),
+    steps=steps_of(steps, epochs, len(given.pairs), overrides),
     seed=arguments.whole("seed", seed, 0),
     optimizer=optimizer,
     overrides=keywords.checked(overrides, validation is not None),
@@ -154,7 +154,9 @@ def tune(
     watch.close()
 
 
-def _steps(steps: Any, epochs: Any, examples: int, overrides: Mapping[str, Any]) -> int:
+def steps_of(
+  steps: Any, epochs: Any, examples: int, overrides: Mapping[str, Any]
+) -> int:
   """How many steps are asked for, by either argument."""
   if epochs is None:
     return arguments.whole("steps", STEPS if steps is None else steps, 0)
@@ -182,7 +184,7 @@ def _tuned(
   splits: Mapping[str, sources.Source],
 ) -> Product:
   vocabulary, task = loaded.vocabulary, wish.task
-  longest = _longest(task, vocabulary)
+  longest = longest_of(task, vocabulary)
   with gin_state.isolated():
     settings, files, bindings = settings_of(wish, longest, loaded.name)
     text = config.text()
@@ -215,7 +217,9 @@ def _tuned(
     card["given"] = given
   made = product_of(prompted, fitted.params, fitted.trainable, card, fitted.best)
   objects = [*given, *(["teachers"] if teachers else [])]
-  said = functools.partial(as_gin.text, loaded, wish, files, bindings, splits, objects)
+  said = functools.partial(
+    as_gin.of_call, loaded, wish, files, bindings, splits, objects
+  )
   return dataclasses.replace(made, made=Made(recorder.lines, loaded, said))
 
 
@@ -224,7 +228,7 @@ def _shown(value: Any) -> str:
   return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def _longest(task: Lists, vocabulary: Any) -> dict[str, int]:
+def longest_of(task: Lists, vocabulary: Any) -> dict[str, int]:
   """Lengths that hold every example whole."""
   pairs = [pair for split in task.splits for pair in getattr(task, split)]
   found = {}

@@ -166,7 +166,9 @@ def test_a_template_is_kept_and_answers_follow_it(model, tmp_path):
 
 def test_epochs_are_steps(model):
   def steps(**given):
-    return tuning._steps(given.pop("steps", None), given.pop("epochs", None), 10, given)
+    return tuning.steps_of(
+      given.pop("steps", None), given.pop("epochs", None), 10, given
+    )
 
   assert steps(epochs=1) == 1 and steps(epochs=3, batch_size=4) == 8
   assert steps(epochs=0.5, BATCH_SIZE=2) == 3 and steps() == 300
@@ -284,7 +286,7 @@ def test_to_gin_of_a_file_names_it(model, tmp_path):
   options = {"steps": 2, "prompt_length": 3, "batch_size": 2, "optimizer": "adamw"}
   made = pt.tune(model, path, **options, **READ)
   text = made.to_gin()
-  assert f"train = '{path}'" in text and "AdamW()" in text
+  assert f"TRAIN_FILE = '{path}'" in text and "AdamW()" in text
   assert same(run_of(text, tmp_path / "run").trainable, made.trainable)
 
 

@@ -12,13 +12,16 @@ from prompt_tuning.engine import best as kept
 from prompt_tuning.engine import (
   distributed,
   fit,
+  history,
   identity,
   interrupt,
   loop,
   model_dir,
+  records,
   report,
   resume,
   state,
+  summary,
 )
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.facts import product_of
@@ -84,6 +87,7 @@ class Job:
       try:
         if distributed.is_first():
           report.model_info(self.folder, self.ready)
+          log.say(summary.opening(self.ready, self.facts, self.folder))
         fitted = fit.run(
           self.ready, log, checkpoints, self.keep, best, told, begin, owed
         )
@@ -139,9 +143,17 @@ class Job:
     if fitted.best.scores:
       shown = "  ".join(f"{k} {v:.4g}" for k, v in fitted.best.scores.items())
       log.say(f"best validation, step {fitted.best.step}: {shown}")
+    path = self.folder / history.NAME
+    if self.plan.steps and path.is_file():
+      lines = [line for _, line in records.read_lines(path)[0]]
+      if table := summary.closing(lines, fitted.best.step):
+        log.say(table)
     if self.plan.steps:
       curve = self.folder / "learning-curve.png"
       log.say(f"{self._product()}   curve: {curve}")
+      splits = self.ready.evaluator.task.splits
+      split = "test" if "test" in splits else splits[-1]
+      log.say(f"next: python -m prompt_tuning.eval {self.folder} --split {split}")
 
 
 def _known(folder: Any, ready: Ready, first: int) -> list[Any]:

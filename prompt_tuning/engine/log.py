@@ -12,7 +12,7 @@ from typing import Any
 
 import tqdm
 
-from prompt_tuning.core import files
+from prompt_tuning.core import files, hushed
 from prompt_tuning.engine import records
 
 
@@ -83,9 +83,11 @@ class Log:
     if self._tensorboard:
       if split not in self._writers:
         # clu's writer needs TensorFlow, whose import is slow: only where it is used.
-        from clu import metric_writers
+        with hushed.errors():
+          from clu import metric_writers
 
-        self._writers[split] = metric_writers.SummaryWriter(str(self.folder / split))
+          writer = metric_writers.SummaryWriter(str(self.folder / split))
+        self._writers[split] = writer
       self._writers[split].write_scalars(step, dict(values))
     shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     passed = ""
