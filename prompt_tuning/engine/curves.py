@@ -19,11 +19,14 @@ def blank(width: float, height: float) -> Any:
   return figure
 
 
-def figure(lines: Sequence[dict[str, Any]], best: int | None = None) -> Any:
+def figure(
+  lines: Sequence[dict[str, Any]], best: int | None = None, beside: bool = True
+) -> Any:
   """The figure of lines of metrics.jsonl; None where there is nothing to draw.
 
   Args:
     lines: {"step", "split", "loss", ...}. best: a step to mark, or None.
+    beside: losses and scores side by side, or one above the other.
   """
   losses = [line for line in lines if "loss" in line]
   if not losses:
@@ -37,8 +40,10 @@ def figure(lines: Sequence[dict[str, Any]], best: int | None = None) -> Any:
       if name not in LOSSES
     }
   )
-  made = blank(5 * (1 + bool(scored)), 3.6)
-  plots = made.subplots(1, 1 + bool(scored), squeeze=False)[0]
+  count = 1 + bool(scored)
+  across, down = (count, 1) if beside else (1, count)
+  made = blank(5 * across, 3.6 * down)
+  plots = made.subplots(down, across, squeeze=False).ravel()
   for split, colour in zip(("train", "validation"), COLOURS, strict=False):
     rows = [line for line in losses if line["split"] == split]
     _line(plots[0], rows, "loss", split, colour)
@@ -48,6 +53,7 @@ def figure(lines: Sequence[dict[str, Any]], best: int | None = None) -> Any:
   if scored:
     plots[-1].set(xlabel="step", ylabel="validation score (%)")
   for plot in plots:
+    plot.xaxis.get_major_locator().set_params(integer=True)
     if best is not None:
       plot.axvline(best, color="#555555", linestyle=":", label=f"best, step {best}")
     plot.legend()
