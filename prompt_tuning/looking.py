@@ -7,7 +7,7 @@ from prompt_tuning import arguments, keywords, sources, tuning
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.engine import gin_state, nearest
-from prompt_tuning.engine.listed import Text, table
+from prompt_tuning.engine.listed import Text, share, table
 from prompt_tuning.engine.product import Product
 from prompt_tuning.wishes import wished
 
@@ -41,13 +41,13 @@ def summary(loaded: Any, method: str, overrides: Mapping[str, Any]) -> Text:
   named = model.trains(settings["RECIPE"].trainable)
   trained, frozen = branches.split(params, named)
   count = branches.count(trained)
-  share = 100 * count / (count + branches.count(frozen))
+  part = share(count, count + branches.count(frozen))
   arrays = branches.flatten(trained)
   rows = [
     ("backbone", f"{loaded.name} ({loaded.backbone.family})"),
     ("numbers", f"{branches.count(loaded.params):,}"),
     ("method", method),
-    ("trains", f"{count:,} ({share:.2g} % of all)" if count else "nothing"),
+    ("trains", f"{count:,} ({part} of all)" if count else "nothing"),
     *[
       (name, " x ".join(map(str, leaf.shape)) or "a number")
       for name, leaf in list(arrays.items())[:SHOWN]

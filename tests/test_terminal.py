@@ -186,7 +186,7 @@ def test_a_run_from_a_table_to_answers(here, tiny_folder, capsys):
   [
     ("train", "--data nil.tsv", "`--data"),
     ("train", "--data train.tsv --input txt", "no column 'txt'.*--input and --label"),
-    ("train", "--data train.tsv --lable x", "Unknown flag '--lable' beside --data"),
+    ("train", "--data train.tsv --lable x", "Unknown flag '--lable' in a short form"),
     ("train", "--data train.tsv --method promt_tuning", "Did you mean 'prompt_tuning'"),
     ("train", "--data train.tsv --epochs 1 --steps 2", "`steps` and `epochs` both"),
     ("train", "--data train.tsv --backbone nil", "nil"),

@@ -79,6 +79,12 @@ def cell(value: Any) -> str:
   return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
 
 
+def share(part: int, whole: int) -> str:
+  """A part of a whole in percent, two digits of it, such as "0.063 %"."""
+  percent = 100 * part / whole if whole else 0.0
+  return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
 def table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
   """Aligned text: words to the left, numbers to the right."""
   rows = list(rows)

@@ -24,7 +24,7 @@ def opening(ready: Ready, facts: Mapping[str, Any], folder: Any) -> str:
   """
   total = branches.count(ready.params)
   trained = branches.count(branches.split(ready.params, ready.recipe.trainable)[0])
-  share = f" ({100 * trained / total:.2g} %)" if trained else ""
+  share = f" ({listed.share(trained, total)})" if trained else ""
   task, plan = ready.evaluator.task, ready.recipe.plan
   backbone = facts["backbone"]
   rows = [

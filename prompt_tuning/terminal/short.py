@@ -21,6 +21,8 @@ from prompt_tuning.terminal.usage import wrapped
 from prompt_tuning.wishes import wished
 
 RECIPE = "recipe.gin"
+# Flags that pass through.
+PASSED = ("--gin", "--coordinator", "--process", "--multiprocess")
 # Longer inputs are cut: attention holds the square.
 LONGEST = 512
 # Arguments in messages of Python -> flags.
@@ -58,21 +60,49 @@ def spelt_out(verb: str, argv: Sequence[str]) -> list[str]:
     raise SystemExit(2) from error
 
 
+def parser(verb: str) -> Parser:
+  """Reads the short form of a verb; macros and gin files are left over."""
+  found = Parser(prog=f"prompt-tuning {verb}", allow_abbrev=False)
+  found.add_argument("--output")
+  if verb in ("eval", "infer"):
+    found.add_argument("run")
+  if verb == "infer":
+    found.add_argument("inputs")
+  if verb == "eval":
+    found.add_argument("--split")
+    found.add_argument("--data")
+  if verb == "train":
+    for name in ("data", "validation", "test", "input", "label", "init", "vocabulary"):
+      found.add_argument(f"--{name}")
+    found.add_argument("--method", default="prompt_tuning")
+    found.add_argument("--backbone", default="mini")
+    for name in ("steps", "prompt_length", "batch_size", "eval_period"):
+      found.add_argument(f"--{name}", type=int)
+    for name in ("epochs", "learning_rate"):
+      found.add_argument(f"--{name}", type=float)
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--write", action="store_true")
+  return found
+
+
+def read(verb: str, argv: Sequence[str]) -> tuple[Any, list[str]]:
+  """What a short form says, and the flags that it leaves to the verb.
+
+  Raises:
+    ValueError: for flags that the verb does not know either.
+  """
+  given, rest = parser(verb).parse_known_args(argv)
+  for word in rest:
+    if not word.startswith(PASSED):
+      raise ValueError(
+        f"Unknown flag {word!r} in a short form. prompt-tuning {verb} --help names "
+        "those that there are; any macro is --gin.NAME=value."
+      )
+  return given, rest
+
+
 def _train(argv: Sequence[str]) -> list[str]:
-  parser = Parser(prog="prompt-tuning train", allow_abbrev=False)
-  for name in ("data", "validation", "test", "input", "label", "output", "init"):
-    parser.add_argument(f"--{name}")
-  parser.add_argument("--method", default="prompt_tuning")
-  parser.add_argument("--backbone", default="mini")
-  parser.add_argument("--vocabulary")
-  for name in ("steps", "prompt_length", "batch_size", "eval_period"):
-    parser.add_argument(f"--{name}", type=int)
-  for name in ("epochs", "learning_rate"):
-    parser.add_argument(f"--{name}", type=float)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--write", action="store_true")
-  given, rest = parser.parse_known_args(argv)
-  _check_rest(rest)
+  given, rest = read("train", argv)
   text = recipe(given)
   stem = pathlib.Path(given.data).name.split(".")[0]
   folder = given.output or f"runs/{stem}-{given.method}"
@@ -80,16 +110,6 @@ def _train(argv: Sequence[str]) -> list[str]:
   flags = [f"--gin_file={path}", f"--gin.MODEL_DIR={folder!r}", *rest]
   ended.say(f"{text}\nThis recipe is {path}, and the command stands for:")
   return _told("train", flags)
-
-
-def _check_rest(rest: Sequence[str]) -> None:
-  """Refuses what train's own flags are not either, with what may be meant."""
-  for word in rest:
-    if not word.startswith(("--gin", "--coordinator", "--process", "--multiprocess")):
-      raise ValueError(
-        f"Unknown flag {word!r} beside --data. prompt-tuning train --help names those "
-        "that there are; any macro is --gin.NAME=value."
-      )
 
 
 def recipe(given: Any) -> str:
@@ -161,12 +181,7 @@ def _kept(folder: str, text: str) -> Any:
 
 
 def _eval(argv: Sequence[str]) -> list[str]:
-  parser = Parser(prog="prompt-tuning eval", allow_abbrev=False)
-  parser.add_argument("run")
-  parser.add_argument("--split", default=None)
-  parser.add_argument("--data")
-  parser.add_argument("--output")
-  given, rest = parser.parse_known_args(argv)
+  given, rest = read("eval", argv)
   run = files.at(given.run)
   if not (run / "config.gin").is_file():
     raise ValueError(
@@ -192,11 +207,7 @@ def _eval(argv: Sequence[str]) -> list[str]:
 
 
 def _infer(argv: Sequence[str]) -> list[str]:
-  parser = Parser(prog="prompt-tuning infer", allow_abbrev=False)
-  parser.add_argument("run")
-  parser.add_argument("inputs")
-  parser.add_argument("--output")
-  given, rest = parser.parse_known_args(argv)
+  given, rest = read("infer", argv)
   name = pathlib.Path(given.inputs)
   output = given.output or str(
     name.with_name(f"{name.name.split('.')[0]}.answers.jsonl")
