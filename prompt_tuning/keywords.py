@@ -12,12 +12,14 @@ import numpy as np
 from prompt_tuning.engine import config
 from prompt_tuning.engine.loop import DivergedError
 
+_UNWRITTEN = (
+  "nothing is written while tune trains. Call save(folder) on what it returns, or run "
+  "what its to_gin() gives with `python -m prompt_tuning.train`, which resumes"
+)
 # Macros that `tune` does not take, and what to do instead.
 REFUSED = {
-  "model_dir": "nothing is written while tune trains. Call save(folder) on what it "
-  "returns, or run `python -m prompt_tuning.train`, which resumes",
-  "save_period": "nothing is written while tune trains. Call save(folder) on what it "
-  "returns, or run `python -m prompt_tuning.train`, which resumes",
+  "model_dir": _UNWRITTEN,
+  "save_period": _UNWRITTEN,
   "tensorboard": "give recorder=, which is told every metric",
   "vocabulary": "the `model` argument brings its own",
   "initial_checkpoint_path": "the `model` argument says which backbone",

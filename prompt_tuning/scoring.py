@@ -1,5 +1,6 @@
 """`evaluate`: the scores of a prompt on examples that are at hand."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def evaluate(
     labels: to choose among; None takes those that the prompt was trained on.
     metrics: names in `data/metrics.py`; None takes those of the training, or accuracy
       where there are labels, or exact_match.
-    inputs, targets: columns or templates, as of `tune`; None reads as training did.
+    inputs, targets: of rows with named columns, see `tune`; None reads them, and the
+      inputs of pairs, as training did.
     batch_size: rows of a batch.
 
   Raises:
@@ -49,11 +51,7 @@ def evaluate(
   arguments.check_model(model, prompt)
   session = answer.session(model.loaded, prompt)
   known = session.known
-  if sources.names_of(data) is not None or isinstance(data, str):
-    own = known.reading
-    inputs = inputs or (own and own.inputs)
-    targets = targets or (own and own.targets)
-  pairs = sources.read("data", data, inputs, targets).pairs
+  pairs = _pairs(session, data, inputs, targets)
   size = arguments.whole("batch_size", batch_size, 1)
   labels = known.labels if labels is None else arguments.labels(labels)
   if metrics is None:
@@ -74,3 +72,18 @@ def evaluate(
       session, task, examples, SPLIT, output, size, DEFAULT.over()
     )
   return dict(scores)
+
+
+def _pairs(
+  session: answer.Session, data: Any, inputs: str | None, targets: str | None
+) -> Sequence[arguments.Pair]:
+  """Whole inputs and targets, by the prompt's own template where none is given."""
+  own = session.known.reading
+  if isinstance(data, str | os.PathLike) or sources.names_of(data) is not None:
+    if own is not None:
+      inputs = own.inputs if inputs is None else inputs
+      targets = own.targets if targets is None else targets
+    return sources.read("data", data, inputs, targets).pairs
+  pairs = sources.read("data", data, inputs, targets).pairs
+  whole = session.texts([text for text, _ in pairs])
+  return [(text, target) for text, (_, target) in zip(whole, pairs, strict=True)]

@@ -66,6 +66,11 @@ def read(
     return _made(name, rows, inputs, targets, path)
   columns = names_of(value)
   if columns is None:
+    if isinstance(getattr(value, "column_names", None), Mapping):
+      raise ValueError(
+        f"`{name}` holds the splits {list(value)}; give one of them: "
+        f'{name}=data["{next(iter(value), "train")}"].'
+      )
     if asked:
       raise ValueError(
         f"`inputs` and `targets` name columns, but `{name}` has none: it is a "

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prompt_tuning.engine.listed import Rows
+from prompt_tuning.engine.log import beside_bar
 from prompt_tuning.engine.loop import Scores
 
 Callback = Callable[[int, dict[str, Any]], Any]
-# Scores that are no answer to how well it goes.
-INNER = ("loss", "cross_entropy", "token_accuracy", "gradient_norm", "learning_rate")
 
 
 class Watch:
@@ -35,7 +34,7 @@ class Watch:
     found = {name: float(value) for name, value in values.items()}
     self.lines.append({"step": step, "split": split, **found})
     if self._bar is not None:
-      self._shown.update(shown(split, found))
+      self._shown.update(beside_bar(split, found))
       self._bar.set_postfix(self._shown)
     if self._recorder is not None:
       self._recorder.write(step, split, values)
@@ -70,18 +69,6 @@ def bar(steps: int) -> Any:
   if not steps or not (notebook or (sys.stderr is not None and sys.stderr.isatty())):
     return None
   return auto.tqdm(total=steps, desc="tune", unit="step", dynamic_ncols=True)
-
-
-def shown(split: str, values: dict[str, float]) -> dict[str, str]:
-  """What stands beside the bar of a line: loss and rate, or scores."""
-  if split == "train":
-    found = {"loss": f"{values['loss']:.3f}"}
-    if "learning_rate" in values:
-      found["rate"] = f"{values['learning_rate']:.2g}"
-    return found
-  scores = {name: value for name, value in values.items() if name not in INNER}
-  scores = scores or {"validation loss": values["loss"]}
-  return {name: f"{value:.4g}" for name, value in scores.items()}
 
 
 def checked(callbacks: Any) -> Sequence[Callback]:

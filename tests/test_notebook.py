@@ -1,7 +1,6 @@
 """What a notebook has: examples from anywhere, and how what came of them is shown."""
 
 import copy
-import doctest
 import importlib
 import json
 import pickle
@@ -14,11 +13,7 @@ import pytest
 
 import prompt_tuning as pt
 from prompt_tuning import (
-  api,
   catalogue,
-  comparing,
-  looking,
-  scoring,
   sources,
   train,
   tuning,
@@ -129,9 +124,16 @@ def test_numbers_become_texts():
   assert texts_of(row) == found
 
 
+class Splits(dict):
+  """What a `datasets.DatasetDict` has."""
+
+  column_names = {"test": ["text"]}
+
+
 @pytest.mark.parametrize(
   ("given", "options", "words"),
   [
+    (Splits(test=[]), {}, r"`train` holds the splits \['test'\]; give .*\[\"test\"\]"),
     (Pandas(ROWS), {}, r"`train` is a table of the columns \['text', 'id', 'mood'\]"),
     (Pandas(ROWS), {"inputs": "txt"}, "`train` has no column 'txt'.*inputs="),
     (PAIRS, {"inputs": "text"}, "name columns, but `train` has none: it is a list"),
@@ -156,6 +158,7 @@ def test_a_template_is_kept_and_answers_follow_it(model, tmp_path):
   one = pt.classify(model, made, ["a film"])[1]
   whole = pt.classify(model, made, ["review: a film"], inputs="{text}")[1]
   np.testing.assert_array_equal(one, whole)
+  assert pt.evaluate(model, made, PAIRS) == pt.evaluate(model, made, Pandas(ROWS))
   named = [{"text": text, "label": mood, "id": 7} for text, mood in PAIRS]
   with pytest.raises(ValueError, match="named columns, and the other holds pairs"):
     pt.tune(model, Pandas(named), validation=PAIRS)
@@ -196,6 +199,17 @@ def test_callbacks_hear_every_line_and_may_end_it(model):
   assert heard == [(2, "train"), (4, "train")]
   with pytest.raises(ValueError, match="`callbacks` is 5; give functions"):
     pt.tune(model, PAIRS, callbacks=5, **options)
+
+
+def test_a_bar_says_how_it_goes(model, capfd, monkeypatch):
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  options = {"prompt_length": 3, "steps": 2, "batch_size": 2}
+  pt.tune(model, PAIRS, validation=PAIRS, **options)
+  shown = "".join(capfd.readouterr())
+  for text in ("tune", "2/2", "loss=", "rate=", "accuracy=", "taken for the labels"):
+    assert text in shown
+  pt.tune(model, PAIRS, progress=False, **options)
+  assert capfd.readouterr().err == ""
 
 
 def test_nothing_is_written_where_nobody_watches(model, capfd):
@@ -341,9 +355,8 @@ def test_compare_and_evaluate(model, tmp_path):
   found = pt.compare(
     *(model, PAIRS, ["prompt_tuning", "bitfit"]),
     seeds=2,
-    validation=PAIRS,
-    steps=2,
-    batch_size=2,
+    test=PAIRS,
+    steps=0,
   )
   assert {row["method"] for row in found} == {"prompt_tuning", "bitfit"}
   for row in found:
@@ -372,14 +385,6 @@ def test_evaluate_repeats_the_scores_of_tuning(model, prompt):
 
 
 # ---- the names
-
-
-@pytest.mark.parametrize(
-  "module", [api, catalogue, comparing, looking, scoring, tuning]
-)
-def test_the_examples_of_docstrings_run(module):
-  found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
-  assert found.attempted and not found.failed
 
 
 def test_every_name_is_there_and_none_is_slow():

@@ -191,6 +191,8 @@ def test_a_run_from_a_table_to_answers(here, tiny_folder, capsys):
     ("train", "--data train.tsv --epochs 1 --steps 2", "`steps` and `epochs` both"),
     ("train", "--data train.tsv --backbone nil", "nil"),
     ("train", "--data train.tsv --eval_period 5", "`eval_period` is about evaluation"),
+    ("train", "--data train.tsv --write", "`--write` says how validation"),
+    ("train", "--data train.tsv --gin.MODEL_DIR='x'", "is said by --output"),
     ("eval", "nil", "'nil' holds no config.gin"),
   ],
 )

@@ -15,6 +15,9 @@ import tqdm
 from prompt_tuning.core import files, hushed
 from prompt_tuning.engine import records
 
+# What is no answer to how well it goes.
+INNER = ("loss", "cross_entropy", "token_accuracy", "gradient_norm", "learning_rate")
+
 
 class Log:
   """Writes metrics of a run to its folder and progress to the screen.
@@ -45,6 +48,7 @@ class Log:
     watched = not quiet and sys.stderr is not None and sys.stderr.isatty()
     self._bar = tqdm.tqdm(total=steps, initial=first, disable=not watched)
     self._plain = not watched
+    self._beside: dict[str, str] = {}
     self._lines = self._kept(first)
 
   def _kept(self, first: int) -> list[str]:
@@ -89,6 +93,9 @@ class Log:
           writer = metric_writers.SummaryWriter(str(self.folder / split))
         self._writers[split] = writer
       self._writers[split].write_scalars(step, dict(values))
+    self._beside.update(beside_bar(split, values))
+    if not self._plain:
+      self._bar.set_postfix(self._beside, refresh=False)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     passed = ""
     if self._plain:
@@ -137,6 +144,17 @@ class Log:
     for writer in self._writers.values():
       writer.flush()
       writer.close()
+
+
+def beside_bar(split: str, values: Mapping[str, float]) -> dict[str, str]:
+  """What stands beside the bar of a line: loss and rate, or scores."""
+  if split == "train":
+    names = {"loss": "loss", "learning_rate": "rate"}
+    return {to: f"{values[name]:.3g}" for name, to in names.items() if name in values}
+  scores = {name: value for name, value in values.items() if name not in INNER}
+  if not scores and "loss" in values:
+    scores = {"validation loss": values["loss"]}
+  return {name: f"{value:.4g}" for name, value in scores.items()}
 
 
 def _open(stream: Any) -> bool:

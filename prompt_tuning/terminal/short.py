@@ -23,6 +23,8 @@ from prompt_tuning.wishes import wished
 RECIPE = "recipe.gin"
 # Flags that pass through.
 PASSED = ("--gin", "--coordinator", "--process", "--multiprocess")
+# Macros that a short form sets itself.
+OWN = ("--gin.MODEL_DIR=", "--gin.EVAL_DIR=", "--gin.PROMPT_DIR=", "--gin.OUTPUT_FILE=")
 # Longer inputs are cut: attention holds the square.
 LONGEST = 512
 # Arguments in messages of Python -> flags.
@@ -93,6 +95,8 @@ def read(verb: str, argv: Sequence[str]) -> tuple[Any, list[str]]:
   """
   given, rest = parser(verb).parse_known_args(argv)
   for word in rest:
+    if word.startswith(OWN):
+      raise ValueError(f"`{word}` is said by --output or the folder itself here.")
     if not word.startswith(PASSED):
       raise ValueError(
         f"Unknown flag {word!r} in a short form. prompt-tuning {verb} --help names "
@@ -123,7 +127,11 @@ def recipe(given: Any) -> str:
   overrides = {name: getattr(given, name) for name in numbers}
   overrides = {name: value for name, value in overrides.items() if value is not None}
   judged = splits.get("validation")
-  greedy = "greedy" if given.write and judged else None
+  if given.write and judged is None:
+    raise ValueError(
+      "`--write` says how validation is answered, and there is none. Give --validation."
+    )
+  greedy = "greedy" if given.write else None
   with keywords.in_words():
     wish = wished(
       *(splits["train"], judged, None, None, greedy),
