@@ -40,7 +40,9 @@ def backbones(pattern: str = "*") -> Rows:
     count = headed(text, "Parameters")
     if count is None:
       continue
-    found.append({"name": name, "what": what(text), "parameters": int(count)})
+    found.append(
+      {"name": name, "what": what(text), "parameters": int(count.replace(",", ""))}
+    )
   return fitting(found, pattern)
 
 

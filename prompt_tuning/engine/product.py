@@ -44,6 +44,19 @@ class Product:
     card: method, letters, backbone, task, step, scores; plain data.
     head: answers in other than words (`heads/`), or None.
     made: how it came about, where this process knows; nothing of it is saved.
+
+  >>> import prompt_tuning as pt
+  >>> model = pt.load_model("mini")
+  >>> pairs = [("a lovely film", "good"), ("a dull film", "bad")] * 4
+  >>> prompt = pt.tune(model, pairs, steps=2, prompt_length=2, progress=False)
+  >>> prompt.history.columns[:3], prompt.history[-1]["step"]
+  (['step', 'split', 'cross_entropy'], 2)
+  >>> [len(row["nearest"]) for row in prompt.nearest_tokens(3)]
+  [3, 3]
+  >>> [line for line in prompt.to_gin().splitlines() if "include" in line][-1]
+  'include "gin/outputs/choice.gin"'
+  >>> type(prompt.plot()).__name__
+  'Figure'
   """
 
   module: Any

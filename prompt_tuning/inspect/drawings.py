@@ -95,7 +95,9 @@ def norms(rows: Sequence[dict[str, Any]], usual: float) -> Any:
     numbers = [row["position"] for row in own]
     plot.plot(numbers, [row["norm"] for row in own], "o-", color=colour, label=place)
   plot.axhline(usual, color="#555555", linestyle=":", label="median of the words")
-  plot.set(xlabel="position", ylabel="length (L2)", ylim=(0, None))
+  most = max([usual, *(row["norm"] for row in rows)])
+  plot.set(xlabel="position", ylabel="length (L2)", ylim=(0, 1.1 * most or 1))
+  plot.xaxis.get_major_locator().set_params(integer=True)
   plot.legend(fontsize=9, loc="lower right")
   return figure
 

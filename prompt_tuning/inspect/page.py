@@ -30,6 +30,8 @@ td.value { overflow-wrap: anywhere; }
 td.long { min-width: 13rem; overflow-wrap: anywhere; }
 .beside { display: grid; gap: 1rem 2rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+@media (max-width: 30rem) { table { font-size: .8rem; }
+  th, td, td.number, th.number { padding-right: .45rem; } td.long { min-width: 9rem; } }
 svg { width: 100%; max-width: 34rem; height: auto; display: block; }
 pre { overflow-x: auto; background: #f5f5f5; padding: .7rem; font-size: .85rem; }
 """

@@ -126,7 +126,7 @@ def _map(run: Run, session: Any) -> str:
     return ""
   ratio = ""
   if found.ratio is not None:
-    ratio = f" Between labels prompts vary {found.ratio:.3g} times as much as within."
+    ratio = f" Between labels prompts vary {found.ratio:.2g} times as much as within."
   words = page.paragraph(
     f"Each point is the prompt of one of {len(found.names)} texts, seen along the two "
     f"directions in which prompts differ most.{ratio}"
