@@ -19,6 +19,39 @@ SHOWN = 12
 
 def summary(loaded: Any, method: str, overrides: Mapping[str, Any]) -> Text:
   """See `api.Model.summary`."""
+  settings = _settings(loaded.name, method, overrides)
+  model = PromptedModel(loaded.backbone, settings["PROMPT"], head=settings["HEAD"])
+  params = {
+    "backbone": loaded.params,
+    "prompt": model.prompt_shapes(loaded.params),
+    "head": model.head_shapes(),
+  }
+  params = {name: tree for name, tree in params.items() if tree}
+  named = model.trains(settings["RECIPE"].trainable)
+  trained, frozen = branches.split(params, named)
+  count, arrays = branches.count(trained), branches.flatten(trained)
+  part = share(count, count + branches.count(frozen))
+  rows = [
+    ("backbone", f"{loaded.name} ({loaded.backbone.family})"),
+    ("numbers", f"{branches.count(loaded.params):,}"),
+    ("method", method),
+    ("trains", f"{count:,} ({part} of all)" if count else "nothing"),
+    *_shapes(dict(list(arrays.items())[:SHOWN])),
+  ]
+  if len(arrays) > SHOWN:
+    rows.append(("...", f"and {len(arrays) - SHOWN} more arrays"))
+  rows += [
+    ("positions", f"{length} in front of the {side}")
+    for side, length in model.lengths.items()
+    if length
+  ]
+  return lines(rows)
+
+
+def _settings(
+  backbone: str, method: str, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What `tune` would be made of."""
   wish = wished(
     *(sources.read("train", PAIRS), None, None, None, None),
     method=arguments.text("method", method),
@@ -30,37 +63,15 @@ def summary(loaded: Any, method: str, overrides: Mapping[str, Any]) -> Text:
   )
   with keywords.in_words(), gin_state.isolated():
     longest = {"inputs": tuning.ROUND, "targets": tuning.ROUND}
-    settings, _, _ = tuning.settings_of(wish, longest, loaded.name)
-  model = PromptedModel(loaded.backbone, settings["PROMPT"], head=settings["HEAD"])
-  params = {
-    "backbone": loaded.params,
-    "prompt": model.prompt_shapes(loaded.params),
-    "head": model.head_shapes(),
-  }
-  params = {name: tree for name, tree in params.items() if tree}
-  named = model.trains(settings["RECIPE"].trainable)
-  trained, frozen = branches.split(params, named)
-  count = branches.count(trained)
-  part = share(count, count + branches.count(frozen))
-  arrays = branches.flatten(trained)
-  rows = [
-    ("backbone", f"{loaded.name} ({loaded.backbone.family})"),
-    ("numbers", f"{branches.count(loaded.params):,}"),
-    ("method", method),
-    ("trains", f"{count:,} ({part} of all)" if count else "nothing"),
-    *[
-      (name, " x ".join(map(str, leaf.shape)) or "a number")
-      for name, leaf in list(arrays.items())[:SHOWN]
-    ],
+    return tuning.settings_of(wish, longest, backbone)[0]
+
+
+def _shapes(arrays: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Names of arrays and their sizes."""
+  return [
+    (name, " x ".join(map(str, leaf.shape)) or "a number")
+    for name, leaf in arrays.items()
   ]
-  if len(arrays) > SHOWN:
-    rows.append(("...", f"and {len(arrays) - SHOWN} more arrays"))
-  rows += [
-    ("positions", f"{length} in front of the {side}")
-    for side, length in model.lengths.items()
-    if length
-  ]
-  return lines(rows)
 
 
 def inspect(prompt: Product, k: int = 3, model: Any = None) -> Text:
@@ -96,10 +107,7 @@ def inspect(prompt: Product, k: int = 3, model: Any = None) -> Text:
     ("scores", "  ".join(f"{name} {value:.4g}" for name, value in scores.items())),
     ("trained", f"{prompt.parameters:,} numbers"),
   ]
-  rows += [
-    (name, " x ".join(map(str, leaf.shape)) or "a number")
-    for name, leaf in branches.flatten(prompt.trainable).items()
-  ]
+  rows += _shapes(branches.flatten(prompt.trainable))
   text = lines([(name, value) for name, value in rows if value not in (None, "")])
   loaded = prompt.made.loaded if model is None else model.loaded
   fixed = prompt.module is not None and not prompt.module.reads_input

@@ -48,13 +48,7 @@ def read(
   Raises:
     ValueError: naming the row and the column of what is missing, or what there is.
   """
-  for given, what in ((inputs, "inputs"), (targets, "targets")):
-    if given is not None and (not isinstance(given, str) or not given.strip()):
-      raise ValueError(
-        f"`{what}` is {given!r}; it must be a column's name, or a template such as "
-        "'review: {text}'."
-      )
-  asked = inputs is not None or targets is not None
+  _check_names(inputs, targets)
   if isinstance(value, str | os.PathLike):
     path = os.fspath(value)
     if tables.kind(path) is None:
@@ -62,21 +56,40 @@ def read(
         f"`{name}` is the text {reprlib.repr(path)}; give pairs such as [('a film', "
         f"'good')], or a file whose name ends in one of {', '.join(tables.KINDS)}."
       )
-    rows = tables.read(path, name)
-    return _made(name, rows, inputs, targets, path)
+    return _made(name, tables.read(path, name), inputs, targets, path)
   columns = names_of(value)
-  if columns is None:
-    if isinstance(getattr(value, "column_names", None), Mapping):
+  if columns is not None:
+    return _of_frame(name, value, columns, inputs, targets)
+  if isinstance(getattr(value, "column_names", None), Mapping):
+    raise ValueError(
+      f"`{name}` holds the splits {list(value)}; give one of them: "
+      f'{name}=data["{next(iter(value), "train")}"].'
+    )
+  if inputs is not None or targets is not None:
+    raise ValueError(
+      f"`inputs` and `targets` name columns, but `{name}` has none: it is a "
+      f"{type(value).__name__} of pairs. Leave them out, or give a frame or a file."
+    )
+  return Source(arguments.pairs(name, value))
+
+
+def _check_names(inputs: Any, targets: Any) -> None:
+  for given, what in ((inputs, "inputs"), (targets, "targets")):
+    if given is not None and (not isinstance(given, str) or not given.strip()):
       raise ValueError(
-        f"`{name}` holds the splits {list(value)}; give one of them: "
-        f'{name}=data["{next(iter(value), "train")}"].'
+        f"`{what}` is {given!r}; it must be a column's name, or a template such as "
+        "'review: {text}'."
       )
-    if asked:
-      raise ValueError(
-        f"`inputs` and `targets` name columns, but `{name}` has none: it is a "
-        f"{type(value).__name__} of pairs. Leave them out, or give a frame or a file."
-      )
-    return Source(arguments.pairs(name, value))
+
+
+def _of_frame(
+  name: str,
+  value: Any,
+  columns: Sequence[str],
+  inputs: str | None,
+  targets: str | None,
+) -> Source:
+  asked = inputs is not None or targets is not None
   if not asked and not {INPUT, TARGET} <= set(columns):
     if len(columns) == 2:
       found = _records(value, columns)

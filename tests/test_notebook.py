@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import json
 import pickle
 import subprocess
 import sys
@@ -10,70 +9,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from source_tools import PAIRS, READ, ROWS, Pandas, written
 
 import prompt_tuning as pt
-from prompt_tuning import (
-  catalogue,
-  sources,
-  train,
-  tuning,
-)
-from prompt_tuning.data.tabular import texts_of
+from prompt_tuning import catalogue, train, tuning
 from prompt_tuning.engine import config, gin_state, listed
-
-PAIRS = [("a good film", "good"), ("a bad film", "bad")] * 2
-READ = {"inputs": "review: {text}", "targets": "mood"}
-
-
-class Pandas:
-  """What `sources` asks of a pandas frame."""
-
-  def __init__(self, rows):
-    self.columns, self.rows = list(rows[0]), rows
-
-  def itertuples(self, index, name):
-    assert (index, name) == (False, None)
-    return iter([tuple(row.values()) for row in self.rows])
-
-
-class Polars:
-  def __init__(self, rows):
-    self.columns, self.rows = list(rows[0]), rows
-
-  def iter_rows(self):
-    return iter([tuple(row.values()) for row in self.rows])
-
-
-class Named:
-  """A feature of classes."""
-
-  def int2str(self, number):
-    return ("bad", "good")[number]
-
-
-class Dataset:
-  """What `sources` asks of a `datasets.Dataset`."""
-
-  def __init__(self, rows):
-    self.column_names, self.rows = list(rows[0]), rows
-    self.features = {"text": object(), "mood": Named()}
-
-  def __iter__(self):
-    return iter([{**row, "mood": int(row["mood"] == "good")} for row in self.rows])
-
-
-ROWS = [{"text": text, "id": 7, "mood": mood} for text, mood in PAIRS]
-
-
-def written(folder, name, rows):
-  path = folder / name
-  if name.endswith(".jsonl"):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  else:
-    tab = "\t" if name.endswith(".tsv") else ","
-    lines = [tab.join(rows[0]), *(tab.join(map(str, row.values())) for row in rows)]
-    path.write_text("\n".join(lines) + "\n")
-  return path
 
 
 @pytest.fixture(scope="module")
@@ -93,63 +33,7 @@ def prompt(model):
   )
 
 
-# ---- where examples come from
-
-
-@pytest.mark.parametrize("make", [Pandas, Polars, Dataset])
-def test_frames_are_read_by_their_columns(make):
-  found = sources.read("train", make(ROWS), **READ)
-  assert found.pairs == [(f"review: {text}", mood) for text, mood in PAIRS]
-  assert (found.inputs, found.targets) == ("review: {text}", "{mood}")
-
-
-@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
-def test_files_are_read_by_their_names(tmp_path, name):
-  found = sources.read("train", written(tmp_path, name, ROWS), **READ)
-  assert found.pairs[0] == ("review: a good film", "good")
-  assert found.path == str(tmp_path / name)
-
-
-def test_two_columns_are_pairs_and_text_and_label_are_known():
-  two = [{"a": text, "b": mood} for text, mood in PAIRS]
-  found = sources.read("train", Pandas(two))
-  assert found.pairs == PAIRS and found.inputs is None
-  three = [{"label": 1, "n": 0, "text": text} for text, _ in PAIRS]
-  assert sources.read("train", Pandas(three)).pairs[0] == ("a good film", "1")
-
-
-def test_numbers_become_texts():
-  row = {"a": np.int64(3), "b": 0.5, "c": True, "d": float("nan"), 5: "x", "e": [1]}
-  found = {"a": "3", "b": "0.5", "c": "True", "d": None, "5": "x", "e": [1]}
-  assert texts_of(row) == found
-
-
-class Splits(dict):
-  """What a `datasets.DatasetDict` has."""
-
-  column_names = {"test": ["text"]}
-
-
-@pytest.mark.parametrize(
-  ("given", "options", "words"),
-  [
-    (Splits(test=[]), {}, r"`train` holds the splits \['test'\]; give .*\[\"test\"\]"),
-    (Pandas(ROWS), {}, r"`train` is a table of the columns \['text', 'id', 'mood'\]"),
-    (Pandas(ROWS), {"inputs": "txt"}, "`train` has no column 'txt'.*inputs="),
-    (PAIRS, {"inputs": "text"}, "name columns, but `train` has none: it is a list"),
-    ("a film", {}, "`train` is the text 'a film'; give pairs .*\\.tsv"),
-    (Pandas(ROWS), {"inputs": 5}, "`inputs` is 5; it must be a column's name"),
-    (Pandas(ROWS), {"inputs": "{"}, "names no column"),
-    (
-      Pandas([*ROWS, {"text": "x", "id": 1, "mood": None}]),
-      {"targets": "mood"},
-      "`train` row 4: the column 'mood' holds nothing",
-    ),
-  ],
-)
-def test_what_does_not_fit_a_table(given, options, words):
-  with pytest.raises(ValueError, match=words):
-    sources.read("train", given, **options)
+# ---- examples from anywhere
 
 
 def test_a_template_is_kept_and_answers_follow_it(model, tmp_path):
