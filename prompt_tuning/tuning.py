@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prompt_tuning import arguments, as_gin, keywords, sources, watching
+from prompt_tuning import arguments, as_gin, keeping, keywords, sources, watching
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND
@@ -64,6 +64,7 @@ def tune(
   teachers: Mapping[str, Any] | None = None,
   callbacks: Any = None,
   progress: bool = True,
+  model_dir: Any = None,
   **overrides: Any,
 ) -> Product:
   """Trains a prompt on pairs of texts.
@@ -100,6 +101,9 @@ def tune(
     callbacks: a function or several, each called with the step and its metrics,
       {"split": "train", "loss": ...}. What one raises ends training.
     progress: a bar, in a notebook or on a terminal; False for silence.
+    model_dir: folder of a run as `train` writes it: checkpoints, metrics, the prompt of
+      the best step. The same call goes on where one was stopped; Ctrl-C saves first.
+      None writes nothing.
     **overrides: macros in lower case, such as prompt_length=20, learning_rate=0.3,
       batch_size=32, eval_period=50, dropout_rate=0.1, pack_segments=4.
 
@@ -136,7 +140,10 @@ def tune(
     steps=steps_of(steps, epochs, len(given.pairs), overrides),
     seed=arguments.whole("seed", seed, 0),
     optimizer=optimizer,
-    overrides=keywords.checked(overrides, validation is not None),
+    overrides=keywords.checked(
+      overrides, validation is not None, model_dir is not None
+    ),
+    folder=keeping.place(model_dir),
   )
   arguments.flag("progress", progress)
   watch = watching.Watch(wish.steps, recorder, watching.checked(callbacks), progress)
@@ -196,31 +203,43 @@ def _tuned(
   prompted = PromptedModel(backbone, settings["PROMPT"], segments, head=head)
   layout = settings["READING"].layout(prompted)
   output = settings["OUTPUT"] if wish.validated or wish.headed else None
-  fitted = fit.fit(
-    *(prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder),
-    teachers=teachers,
-  )
   card = card_facts(loaded, wish.method, layout, task, text, output, recipe)
   if wish.guessed:
     card["task"]["labels_guessed"] = True
-  given = {
-    name: _shown(value)
-    for name, value in (
-      ("output", wish.output),
-      ("optimizer", wish.optimizer),
-      ("objective", objective),
-    )
-    if value is not None and not isinstance(value, str)
-  }
+  given = _by_hand(wish, objective)
   if given:
     # What gin's text does not say.
     card["given"] = given
-  made = product_of(prompted, fitted.params, fitted.trainable, card, fitted.best)
   objects = [*given, *(["teachers"] if teachers else [])]
+  if wish.folder is None:
+    parts = prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder
+    fitted = fit.fit(*parts, teachers=teachers)
+    made = product_of(prompted, fitted.params, fitted.trainable, card, fitted.best)
+    lines = recorder.lines
+  else:
+    ready = fit.prepare(
+      *(prompted, loaded.params, vocabulary, task, layout, recipe, output), teachers
+    )
+    made = keeping.run(wish.folder, text, loaded, task, ready, card, recorder, objects)
+    lines = made.history
   said = functools.partial(
     as_gin.of_call, loaded, wish, files, bindings, splits, objects
   )
-  return dataclasses.replace(made, made=Made(recorder.lines, loaded, said))
+  return dataclasses.replace(made, made=Made(lines, loaded, said))
+
+
+def _by_hand(wish: Wish, objective: Any) -> dict[str, str]:
+  """Arguments that were given as objects, in words."""
+  found = {
+    "output": wish.output,
+    "optimizer": wish.optimizer,
+    "objective": objective,
+  }
+  return {
+    name: _shown(value)
+    for name, value in found.items()
+    if value is not None and not isinstance(value, str)
+  }
 
 
 def _shown(value: Any) -> str:
@@ -318,7 +337,7 @@ def _defaults(wish: Wish, longest: Mapping[str, int]) -> dict[str, Any]:
     "WARMUP_STEPS": min(20, wish.steps // 10),
     "BEST_METRIC": "accuracy" if best else "loss",
     "DECODE_STEPS": longest["targets"],
-    "MODEL_DIR": None,
+    "MODEL_DIR": wish.folder,
     "TASK": None,
     "SEED": wish.seed,
     "TRAIN_STEPS": wish.steps,

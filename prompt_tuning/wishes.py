@@ -37,6 +37,7 @@ class Wish:
 
   Attributes:
     task: of the pairs, with labels and metrics. guessed: whether the labels are.
+    folder: MODEL_DIR, or None.
   """
 
   method: str
@@ -48,6 +49,7 @@ class Wish:
   output: Any
   optimizer: Any
   overrides: Mapping[str, Any]
+  folder: str | None = None
 
   @property
   def validated(self) -> bool:

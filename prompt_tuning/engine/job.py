@@ -25,7 +25,7 @@ from prompt_tuning.engine import (
 )
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.facts import product_of
-from prompt_tuning.engine.log import Log, Silent
+from prompt_tuning.engine.log import Both, Log, Silent
 from prompt_tuning.engine.ready import Ready
 
 
@@ -38,6 +38,7 @@ class Job:
     hangs_on: data, backbone and vocabulary, see `engine.identity`.
     ready: of `ready.prepare`. facts: of `card_facts`.
     tensorboard: also write TensorBoard events.
+    watch: a recorder in place of the screen; None for the screen.
   """
 
   folder: Any
@@ -46,6 +47,7 @@ class Job:
   ready: Ready
   facts: dict[str, Any]
   tensorboard: bool = True
+  watch: Any = None
 
   @property
   def plan(self) -> loop.Plan:
@@ -109,7 +111,9 @@ class Job:
   def _log(self, first: int) -> Any:
     if not distributed.is_first():
       return Silent()
-    return Log(self.folder, self.plan.steps, first, self.tensorboard)
+    told = self.watch is not None
+    log = Log(self.folder, self.plan.steps, first, self.tensorboard, quiet=told)
+    return Both(log, self.watch) if told else log
 
   def keep(self, params: Any, trained: Any, best: loop.Best) -> None:
     """Writes the product of a state."""

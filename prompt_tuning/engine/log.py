@@ -172,6 +172,32 @@ def _open(stream: Any) -> bool:
   return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+class Both:
+  """A log, and somebody else who is told the same."""
+
+  def __init__(self, log: Log, other: Any) -> None:
+    self._log, self._other = log, other
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """To both."""
+    self._log.write(step, split, values)
+    self._other.write(step, split, values)
+
+  def step(self, step: int) -> None:
+    """To both."""
+    self._log.step(step)
+    self._other.step(step)
+
+  def say(self, text: str) -> None:
+    """To both."""
+    self._log.say(text)
+    self._other.say(text)
+
+  def close(self) -> None:
+    """The log; the other is its owner's to close."""
+    self._log.close()
+
+
 class Silent:
   """The log of a process that is not the first."""
 
