@@ -1,10 +1,15 @@
 """Installation. Configuration files travel in the wheel as `prompt_tuning/assets`."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
+# From the one file that says it; importing the package is no part of building it.
+VERSION = re.search(
+  r'__version__ = "([^"]+)"', (ROOT / "prompt_tuning" / "_version.py").read_text()
+).group(1)
 
 
 def asset_packages() -> dict[str, str]:
@@ -57,18 +62,34 @@ REQUIRES = [
 
 setup(
   name="prompt-tuning",
-  version="0.1.0",
+  version=VERSION,
   description="Learned prompts, instance-conditioned ones first, for frozen T5 models",
   long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",
+  keywords="prompt tuning, soft prompts, frozen language models, JAX, Flax, T5",
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Environment :: Console",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3 :: Only",
+    "Programming Language :: Python :: 3.11",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Text Processing :: Linguistic",
+    "Typing :: Typed",
+  ],
   packages=[*find_packages(include=["prompt_tuning", "prompt_tuning.*"]), *ASSETS],
   package_dir=ASSETS,
   package_data={
+    "prompt_tuning": ["py.typed"],
     "prompt_tuning.demo": ["data/*", "mini/*"],
     **{name: ["*.gin", "*.md", "*.sh", "*.py"] for name in ASSETS},
+  },
+  entry_points={
+    "console_scripts": ["prompt-tuning = prompt_tuning.terminal.main:main"],
   },
   install_requires=REQUIRES,
   extras_require={

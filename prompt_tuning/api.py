@@ -16,13 +16,16 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from prompt_tuning import answer, arguments
+from prompt_tuning import answer, arguments, looking
+from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.backbone import check_writes
 from prompt_tuning.core.context import Spec
 from prompt_tuning.data import vocabularies
 from prompt_tuning.decoding import score as scoring
-from prompt_tuning.engine import compilation, evaluate
+from prompt_tuning.engine import compilation, evaluate, history
 from prompt_tuning.engine.combine import combine as combine
+from prompt_tuning.engine.listed import Text
+from prompt_tuning.engine.made import Made
 from prompt_tuning.engine.product import Product
 from prompt_tuning.engine.programs import Programs
 from prompt_tuning.interop import prompts
@@ -45,6 +48,34 @@ class Model:
   programs: Programs = dataclasses.field(
     default_factory=Programs, compare=False, repr=False
   )
+
+  def __repr__(self) -> str:
+    backbone, count = self.loaded.backbone, branches.count(self.loaded.params)
+    spec = backbone.spec
+    return (
+      f"Model({self.loaded.name!r}, {backbone.family}, {count:,} numbers, width "
+      f"{spec.width}, {spec.vocabulary:,} tokens, {backbone.switches['dtype']})"
+    )
+
+  def summary(self, method: str = "prompt_tuning", **overrides: Any) -> Text:
+    """What a method would train of how much; nothing is drawn, no step is compiled.
+
+    Args:
+      method, overrides: as of `tune`.
+
+    Raises:
+      ValueError: for a method or an override that there is not.
+
+    >>> import prompt_tuning as pt
+    >>> pt.load_model("mini").summary(prompt_length=20)
+    backbone                    mini (t5)
+    numbers                     6,098,112
+    method                      prompt_tuning
+    trains                      3,840 (0.063 % of all)
+    prompt/parameterise/prompt  1 x 20 x 192
+    positions                   20 in front of the encoder
+    """
+    return looking.summary(self.loaded, method, overrides)
 
   def logits(
     self, inputs: Any, targets: Any = None, prompt: Product | None = None
@@ -162,6 +193,10 @@ def load_model(
 
   Raises:
     ValueError: if a file is missing, damaged, or does not fit the others.
+
+  >>> import prompt_tuning as pt
+  >>> pt.load_model("mini")
+  Model('mini', t5, 6,098,112 numbers, width 192, 8,192 tokens, float32)
   """
   dtypes = "float32", "bfloat16"
   if dtype is not None and dtype not in dtypes:
@@ -175,12 +210,16 @@ def load_model(
 
 
 def load_prompt(path: str, task: int | None = None) -> Product:
-  """The prompt of a `prompt/` folder, or of another library.
+  """The prompt of a `prompt/` folder, of the run that holds one, or of another library.
 
   Args:
     path: see `interop.prompts.load`. task: which prompt of a multitask adapter.
+
+  Raises:
+    ValueError: if there is none, or its files are damaged.
   """
-  return prompts.load(path, task)
+  found = prompts.load(path, task)
+  return dataclasses.replace(found, made=Made(history.near(path)))
 
 
 def _session(model: Model, prompt: Product | None) -> answer.Session:
@@ -210,6 +249,12 @@ def predict(
     task: for a prompt that tells tasks apart, the number or name of one for all texts,
       or of one for each.
     external: vectors [B C], for a prompt that reads some.
+
+  >>> import prompt_tuning as pt
+  >>> model = pt.load_model("mini")
+  >>> answers = pt.predict(model, None, ["a film"], steps=2)
+  >>> len(answers), type(answers[0]).__name__
+  (1, 'str')
   """
   ready = _session(model, prompt)
   output = ready.words(None if steps is None else arguments.whole("steps", steps, 1))
@@ -238,6 +283,12 @@ def classify(
     labels: K different texts; None takes those that the prompt was trained on, of the
       one task where it was trained on several.
     normalize_by_length: see `outputs.choice.Choice`; None does as training did.
+
+  >>> import prompt_tuning as pt
+  >>> model = pt.load_model("mini")
+  >>> labels, scores = pt.classify(model, None, ["a film"], ["bad", "good"])
+  >>> labels[0] in ("bad", "good"), scores.shape
+  (True, (1, 2))
   """
   ready = _session(model, prompt)
   inputs = arguments.template("inputs", inputs)
@@ -269,6 +320,12 @@ def score(
   Args:
     model, prompt, inputs, task, external: as in `predict`.
     pairs: (input, target) texts: a list, a generator, an array or a table [B 2].
+
+  >>> import prompt_tuning as pt
+  >>> model = pt.load_model("mini")
+  >>> found = pt.score(model, None, [("a film", "good"), ("a film", "bad")])
+  >>> found.shape, bool((found < 0).all())
+  ((2,), True)
   """
   ready = _session(model, prompt)
   check_writes(model.loaded.backbone, "`score`")

@@ -8,7 +8,9 @@
 if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
+  from prompt_tuning.terminal import usage
 
+  usage.show("eval")
   early.begin("prompt_tuning.eval")
 
 import json
@@ -80,7 +82,7 @@ def evaluate_prompt(
     for words in conventions.differences(session.known, task):
       logging.warning("The task has %s; the task's own are used.", words)
     if output is None:
-      output = _card_output(session, task)
+      output = card_output(session, task)
     session.answering(task.labels, output)
     numbered = session.model.head is not None
     examples = read(task, session.loaded.vocabulary, split, None, numbered)
@@ -88,7 +90,7 @@ def evaluate_prompt(
     given.checked(examples, session.wants, split)
     if not numbered:
       check_targets(examples, session.loaded.vocabulary, split, task.labels)
-    scores, lines = _answered(
+    scores, lines = answered(
       session, task, examples, split, output, eval_batch_size, place
     )
   if not distributed.is_first():
@@ -123,7 +125,7 @@ def _check_places(eval_dir: str, split: str) -> None:
   files.check_replaceable(predictions, answer.are_records)
 
 
-def _answered(
+def answered(
   session: answer.Session,
   task: Any,
   examples: Sequence[Any],
@@ -170,7 +172,7 @@ def _objective(session: answer.Session, task: Any) -> Any:
   return terms.bound(found, session.loaded.vocabulary, task)
 
 
-def _card_output(session: answer.Session, task: Any) -> Any:
+def card_output(session: answer.Session, task: Any) -> Any:
   """The output that the prompt was trained with, where the task allows it."""
   output = session.known.output
   chooses = output is not None and output.labelled
@@ -184,7 +186,10 @@ def _card_output(session: answer.Session, task: Any) -> Any:
 
 
 if __name__ == "__main__":
+  import sys
+
   from prompt_tuning import eval as verb
+  from prompt_tuning.terminal import short
 
   with ended.at_once():
-    config.run_verb(verb.evaluate_prompt)
+    config.run_verb(verb.evaluate_prompt, short.spelt_out("eval", sys.argv[1:]))

@@ -18,7 +18,9 @@ the one in the prompt's card.
 if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
+  from prompt_tuning.terminal import usage
 
+  usage.show("export")
   early.begin()
 
 import os

@@ -12,7 +12,9 @@ with what a killed one left.
 if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
+  from prompt_tuning.terminal import usage
 
+  usage.show("infer")
   early.begin("prompt_tuning.infer")
 
 import contextlib
@@ -305,6 +307,7 @@ def _bytes(one: Asked) -> bytes:
 
 if __name__ == "__main__":
   from prompt_tuning import infer as verb
+  from prompt_tuning.terminal import short
 
   with ended.at_once():
-    config.run_verb(verb.infer)
+    config.run_verb(verb.infer, short.spelt_out("infer", sys.argv[1:]))

@@ -14,10 +14,6 @@ from prompt_tuning.engine.loop import DivergedError
 
 # Macros that `tune` does not take, and what to do instead.
 REFUSED = {
-  "model_dir": "nothing is written while tune trains. Call save(folder) on what it "
-  "returns, or run `python -m prompt_tuning.train`, which resumes",
-  "save_period": "nothing is written while tune trains. Call save(folder) on what it "
-  "returns, or run `python -m prompt_tuning.train`, which resumes",
   "tensorboard": "give recorder=, which is told every metric",
   "vocabulary": "the `model` argument brings its own",
   "initial_checkpoint_path": "the `model` argument says which backbone",
@@ -46,14 +42,21 @@ NAMED = (
   "optimizer",
   "objective",
   "teachers",
+  "model_dir",
 )
 # Overrides that validation alone obeys.
 VALIDATION = ("eval_period", "eval_examples", "best_metric", "patience", "decode_steps")
 SIDES = ("inputs", "targets")
 
 
-def checked(overrides: Mapping[str, Any], validated: bool) -> dict[str, Any]:
+def checked(
+  overrides: Mapping[str, Any], validated: bool, kept: bool = False
+) -> dict[str, Any]:
   """The overrides in lower case, their values as gin can write them.
+
+  Args:
+    overrides: as given. validated: whether there is validation. kept: whether there is
+      a folder for checkpoints.
 
   Raises:
     ValueError: for one that `tune` does not take, that does nothing without
@@ -72,6 +75,11 @@ def checked(overrides: Mapping[str, Any], validated: bool) -> dict[str, Any]:
       raise ValueError(
         f"`{name}` is about evaluation, but `validation` is None. Give validation "
         "pairs, or leave it out."
+      )
+    if low == "save_period" and not kept:
+      raise ValueError(
+        f"`{name}` is about checkpoints, but `model_dir` is None. Give model_dir=, or "
+        "leave it out."
       )
     found[low] = _plain(name, value)
   rate = found.get("learning_rate", 1.0)

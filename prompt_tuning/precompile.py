@@ -12,7 +12,9 @@ shapes, remat policies and microbatches, and ranks them. Needs the extra `tpu`.
 if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
+  from prompt_tuning.terminal import usage
 
+  usage.show("precompile")
   early.begin()
 
 import dataclasses

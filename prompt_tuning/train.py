@@ -6,7 +6,9 @@ python -m prompt_tuning.train --gin_file=configs/... --gin.MODEL_DIR="'runs/name
 if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
+  from prompt_tuning.terminal import usage
 
+  usage.show("train")
   early.begin("prompt_tuning.train")
 
 from collections.abc import Mapping
@@ -99,6 +101,9 @@ def train(
 
 
 if __name__ == "__main__":
-  from prompt_tuning import train as verb
+  import sys
 
-  config.run_verb(verb.train)
+  from prompt_tuning import train as verb
+  from prompt_tuning.terminal import short
+
+  config.run_verb(verb.train, short.spelt_out("train", sys.argv[1:]))

@@ -1,23 +1,30 @@
 """`tune`: a prompt from pairs of texts, for notebooks."""
 
 import dataclasses
+import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prompt_tuning import arguments, keywords
+from prompt_tuning import arguments, as_gin, keeping, keywords, sources, watching
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.features import ROUND
 from prompt_tuning.data.lists import Lists
 from prompt_tuning.engine import config, fit, gin_state, loop, optimizer
 from prompt_tuning.engine.facts import card_facts, product_of
+from prompt_tuning.engine.made import Made
 from prompt_tuning.engine.product import Product
 from prompt_tuning.interop import teachers as teaching
 from prompt_tuning.wishes import OUTPUTS, Wish, wished
 
 # Macros that a run here is made of.
 WANTED = "PROMPT HEAD RECIPE READING"
+# Where neither `steps` nor `epochs` says it.
+STEPS = 300
+# That of gin/train.gin, which no method changes.
+BATCH_SIZE = 32
 
 
 class Quiet:
@@ -41,17 +48,23 @@ def tune(
   train: Any,
   method: str = "prompt_tuning",
   validation: Any = None,
-  steps: int = 300,
+  steps: int | None = None,
   seed: int = 0,
   init: str | None = None,
   recorder: Any = None,
   *,
+  epochs: float | None = None,
+  inputs: str | None = None,
+  targets: str | None = None,
   labels: Sequence[str] | None = None,
   metrics: Sequence[str] | str | None = None,
   output: Any = None,
   optimizer: Any = None,
   objective: Any = None,
   teachers: Mapping[str, Any] | None = None,
+  callbacks: Any = None,
+  progress: bool = True,
+  model_dir: Any = None,
   **overrides: Any,
 ) -> Product:
   """Trains a prompt on pairs of texts.
@@ -60,14 +73,19 @@ def tune(
 
   Args:
     model: of `load_model`; it is not changed.
-    train: (input, target) pairs: a list, a generator, an array or a table [N 2].
+    train: (input, target) pairs: a list, a generator, an array or a table [N 2]; or
+      rows with named columns: a frame of pandas or polars, a `datasets.Dataset`, or the
+      path of a TSV, CSV or JSONL file.
     method: a file of `gin/methods/`, without its ending.
-    validation: pairs; the prompt of the best evaluation is returned.
-    steps: TRAIN_STEPS; the learning rate falls to 0 at the last one. The method
-      "unprompted" trains nothing.
+    validation: as `train`; the prompt of the best evaluation is returned.
+    steps: TRAIN_STEPS, 300 if None; the learning rate falls to 0 at the last one. The
+      method "unprompted" trains nothing.
     seed: of the prompt, the order and the dropout.
     init: a file of `gin/inits/`, such as "class_labels"; None keeps the method's own.
-    recorder: told of metrics and in words (`engine.log.Log`, say); None keeps silent.
+    recorder: told of metrics and in words (`engine.log.Log`, say), in place of the bar.
+    epochs: how often each example is seen, in place of `steps`.
+    inputs, targets: of rows with named columns, a column or a template such as
+      "review: {text}"; None takes "text" and "label". `predict` reads texts alike.
     labels: the targets of a classification. None guesses them where the targets are few
       and repeat; the recorder is told, and the card says so.
     metrics: names in `data/metrics.py`; None for accuracy where there are labels, and
@@ -80,46 +98,103 @@ def tune(
       of optax, used as it is; None keeps Adafactor.
     objective: one of `objectives/`; None keeps the method's own.
     teachers: name -> prompt, or its folder, that the objective learns from.
+    callbacks: a function or several, each called with the step and its metrics,
+      {"split": "train", "loss": ...}. What one raises ends training.
+    progress: a bar, in a notebook or on a terminal; False for silence.
+    model_dir: folder of a run as `train` writes it: checkpoints, metrics, the prompt of
+      the best step. The same call goes on where one was stopped; Ctrl-C saves first.
+      None writes nothing.
     **overrides: macros in lower case, such as prompt_length=20, learning_rate=0.3,
       batch_size=32, eval_period=50, dropout_rate=0.1, pack_segments=4.
 
   Returns:
     The prompt; `save(folder)` keeps it, `card["scores"]` holds its best evaluation,
-    its card also holds the configuration as gin text.
+    its card also holds the configuration as gin text. `history`, `plot()` and
+    `to_gin()` say how it came about.
 
   Raises:
     ValueError: for an argument that is unknown, does not fit or would do nothing, for
       empty data, or a prompt that does not fit.
+
+  >>> import prompt_tuning as pt
+  >>> model = pt.load_model("mini")
+  >>> train = [("a lovely film", "good"), ("a dull film", "bad")] * 4
+  >>> prompt = pt.tune(model, train, steps=2, prompt_length=4, progress=False)
+  >>> prompt
+  Product(method='prompt_tuning', trained=768, step=2, backbone='mini')
   """
   arguments.check_model(model)
+  given = sources.read("train", train, inputs, targets)
+  judged = None
+  if validation is not None:
+    judged = sources.read("validation", validation, inputs, targets)
+    if (given.inputs is None) != (judged.inputs is None):
+      raise ValueError(
+        "One of `train` and `validation` has named columns, and the other holds pairs. "
+        "Give both alike."
+      )
   wish = wished(
-    *(train, validation, labels, metrics, output),
+    *(given, judged, labels, metrics, output),
     method=arguments.text("method", method),
     init=init,
-    steps=arguments.whole("steps", steps, 0),
+    steps=steps_of(steps, epochs, len(given.pairs), overrides),
     writes=model.loaded.backbone.format.writes,
     seed=arguments.whole("seed", seed, 0),
     optimizer=optimizer,
-    overrides=keywords.checked(overrides, validation is not None),
+    overrides=keywords.checked(
+      overrides, validation is not None, model_dir is not None
+    ),
+    folder=keeping.place(model_dir),
   )
-  recorder = Quiet() if recorder is None else recorder
+  arguments.flag("progress", progress)
+  watch = watching.Watch(wish.steps, recorder, watching.checked(callbacks), progress)
   if wish.guessed:
-    recorder.say(
+    watch.say(
       f"The targets are taken for the labels {list(wish.task.labels)}; give labels=, "
       'or output="greedy" to write answers instead.'
     )
-  with keywords.in_words():
-    taught = teaching.read(teachers or {}, model.loaded)
-    return _tuned(model.loaded, wish, recorder, objective, taught)
+  splits = {"train": given} | ({} if judged is None else {"validation": judged})
+  try:
+    with keywords.in_words():
+      taught = teaching.read(teachers or {}, model.loaded)
+      return _tuned(model.loaded, wish, watch, objective, taught, splits)
+  finally:
+    watch.close()
+
+
+def steps_of(
+  steps: Any, epochs: Any, examples: int, overrides: Mapping[str, Any]
+) -> int:
+  """How many steps are asked for, by either argument."""
+  if epochs is None:
+    return arguments.whole("steps", STEPS if steps is None else steps, 0)
+  if steps is not None:
+    raise ValueError("`steps` and `epochs` both say how long; give one of them.")
+  number = isinstance(epochs, int | float) and not isinstance(epochs, bool)
+  if not number or not 0 < epochs < math.inf:
+    raise ValueError(f"`epochs` is {epochs!r}; it must be a number above 0.")
+  low = {name.lower(): value for name, value in overrides.items()}
+  if low.get("pack_segments", 1) != 1:
+    raise ValueError(
+      "`epochs` counts batches of single examples, but pack_segments= puts several "
+      "into a row. Give steps=."
+    )
+  size = arguments.whole("batch_size", low.get("batch_size", BATCH_SIZE), 1)
+  return max(math.ceil(epochs * examples / size), 1)
 
 
 def _tuned(
-  loaded: Any, wish: Wish, recorder: Any, objective: Any, teachers: Mapping[str, Any]
+  loaded: Any,
+  wish: Wish,
+  recorder: watching.Watch,
+  objective: Any,
+  teachers: Mapping[str, Any],
+  splits: Mapping[str, sources.Source],
 ) -> Product:
   vocabulary, task = loaded.vocabulary, wish.task
-  longest = _longest(task, vocabulary)
+  longest = longest_of(task, vocabulary)
   with gin_state.isolated():
-    settings = _settings(wish, longest, loaded.name)
+    settings, files, bindings = settings_of(wish, longest, loaded.name)
     text = config.text()
   recipe = settings["RECIPE"]
   if objective is not None:
@@ -129,26 +204,43 @@ def _tuned(
   prompted = PromptedModel(backbone, settings["PROMPT"], segments, head=head)
   layout = settings["READING"].layout(prompted)
   output = settings["OUTPUT"] if wish.validated or wish.headed else None
-  fitted = fit.fit(
-    *(prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder),
-    teachers=teachers,
-  )
   card = card_facts(loaded, wish.method, layout, task, text, output, recipe)
   if wish.guessed:
     card["task"]["labels_guessed"] = True
-  given = {
-    name: _shown(value)
-    for name, value in (
-      ("output", wish.output),
-      ("optimizer", wish.optimizer),
-      ("objective", objective),
-    )
-    if value is not None and not isinstance(value, str)
-  }
+  given = _by_hand(wish, objective)
   if given:
     # What gin's text does not say.
     card["given"] = given
-  return product_of(prompted, fitted.params, fitted.trainable, card, fitted.best)
+  objects = [*given, *(["teachers"] if teachers else [])]
+  if wish.folder is None:
+    parts = prompted, loaded.params, vocabulary, task, layout, recipe, output, recorder
+    fitted = fit.fit(*parts, teachers=teachers)
+    made = product_of(prompted, fitted.params, fitted.trainable, card, fitted.best)
+    lines = recorder.lines
+  else:
+    ready = fit.prepare(
+      *(prompted, loaded.params, vocabulary, task, layout, recipe, output), teachers
+    )
+    made = keeping.run(wish.folder, text, loaded, task, ready, card, recorder, objects)
+    lines = made.history
+  said = functools.partial(
+    as_gin.of_call, loaded, wish, files, bindings, splits, objects
+  )
+  return dataclasses.replace(made, made=Made(lines, loaded, said))
+
+
+def _by_hand(wish: Wish, objective: Any) -> dict[str, str]:
+  """Arguments that were given as objects, in words."""
+  found = {
+    "output": wish.output,
+    "optimizer": wish.optimizer,
+    "objective": objective,
+  }
+  return {
+    name: _shown(value)
+    for name, value in found.items()
+    if value is not None and not isinstance(value, str)
+  }
 
 
 def _shown(value: Any) -> str:
@@ -156,7 +248,7 @@ def _shown(value: Any) -> str:
   return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def _longest(task: Lists, vocabulary: Any) -> dict[str, int]:
+def longest_of(task: Lists, vocabulary: Any) -> dict[str, int]:
   """Lengths that hold every example whole."""
   pairs = [pair for split in task.splits for pair in getattr(task, split)]
   found = {}
@@ -166,8 +258,13 @@ def _longest(task: Lists, vocabulary: Any) -> dict[str, int]:
   return found
 
 
-def _settings(wish: Wish, longest: Mapping[str, int], name: str) -> dict[str, Any]:
-  """The macros that a run needs, with the method's own numbers where none is given."""
+def settings_of(
+  wish: Wish, longest: Mapping[str, int], name: str
+) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+  """The macros that a run needs, with the method's own numbers where none is given.
+
+  Also the gin files, and the bindings behind them, that it is made of.
+  """
   files = _files(wish)
   config.parse(files, check=False)
   names = config.names()
@@ -200,7 +297,7 @@ def _settings(wish: Wish, longest: Mapping[str, int], name: str) -> dict[str, An
     by_hand = dataclasses.replace(recipe.optimizer, rule=wish.optimizer)
   if by_hand is not None:
     settings["RECIPE"] = dataclasses.replace(recipe, optimizer=by_hand)
-  return settings
+  return settings, files, bindings
 
 
 def _files(wish: Wish) -> list[str]:
@@ -241,7 +338,7 @@ def _defaults(wish: Wish, longest: Mapping[str, int]) -> dict[str, Any]:
     "WARMUP_STEPS": min(20, wish.steps // 10),
     "BEST_METRIC": "accuracy" if best else "loss",
     "DECODE_STEPS": longest["targets"],
-    "MODEL_DIR": None,
+    "MODEL_DIR": wish.folder,
     "TASK": None,
     "SEED": wish.seed,
     "TRAIN_STEPS": wish.steps,

@@ -7,8 +7,10 @@ from typing import Any
 from prompt_tuning import arguments, keywords
 from prompt_tuning.core.labels import parts
 from prompt_tuning.data.lists import Lists
+from prompt_tuning.data.tabular import Tabular
 from prompt_tuning.engine import config
 from prompt_tuning.outputs.output import Output
+from prompt_tuning.sources import Source
 
 # At most so many different targets make a list of labels.
 MOST_LABELS = 64
@@ -35,6 +37,7 @@ class Wish:
 
   Attributes:
     task: of the pairs, with labels and metrics. guessed: whether the labels are.
+    folder: MODEL_DIR, or None.
   """
 
   method: str
@@ -46,6 +49,7 @@ class Wish:
   output: Any
   optimizer: Any
   overrides: Mapping[str, Any]
+  folder: str | None = None
 
   @property
   def validated(self) -> bool:
@@ -58,8 +62,8 @@ class Wish:
 
 
 def wished(
-  train: Any,
-  validation: Any,
+  given: Source,
+  judged: Source | None,
   labels: Any,
   metrics: Any,
   output: Any,
@@ -70,12 +74,14 @@ def wished(
 
   Where the backbone `writes` nothing, a head answers unless something else is asked.
 
+  Args:
+    given, judged: the examples of `train` and `validation`.
+
   Raises:
-    ValueError: for pairs, labels, metrics or an output that do not fit.
+    ValueError: for labels, metrics or an output that do not fit.
   """
-  train = arguments.pairs("train", train)
-  if validation is not None:
-    validation = arguments.pairs("validation", validation)
+  train = given.pairs
+  validation = None if judged is None else judged.pairs
   _check_output(output, validation is not None)
   brings = not writes or config.brings(rest["method"], "gin/heads/")
   separator = _separator(output, rest["overrides"])
@@ -104,7 +110,12 @@ def wished(
     )
   with keywords.in_words():
     splits = {"train": train, "validation": validation}
-    task = Lists(**splits, labels=labels, metrics=metrics, separator=separator)
+    asked = {"labels": labels, "metrics": metrics, "separator": separator}
+    if given.inputs is None:
+      task = Lists(**splits, **asked)
+    else:
+      read = {"inputs": given.inputs, "targets": given.targets}
+      task = Tabular(**splits, **asked, **read)
   return Wish(task=task, guessed=guessed and labels is not None, output=output, **rest)
 
 

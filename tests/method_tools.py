@@ -42,7 +42,7 @@ METHODS = config.methods()
 HEADED = [name for name in METHODS if config.brings(name, "gin/heads/")]
 V, H = 61, 16
 # No two sizes alike: neither N * D and H, nor the layers of the stacks.
-BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 1))
+BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 3))
 # The same vocabulary; heads of keys and values are fewer, and 0 is a word.
 DECODER = Decoder(DecoderConfig(V, H, 4, 2, 10, 26, 3, start_id=0, end_id=1))
 FAMILIES = {"t5": BACKBONE, "decoder": DECODER}

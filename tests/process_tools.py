@@ -124,8 +124,10 @@ def main(folder: str, number: str, stop: str, verb: str, *flags: str) -> None:
   from prompt_tuning import eval as eval_verb
   from prompt_tuning import train
   from prompt_tuning.data.features import Layout
-  from prompt_tuning.engine import config, log
+  from prompt_tuning.engine import config, log, summary
 
+  # The words in front of a run lay out an example too.
+  summary.opening = lambda *given: ""
   laid_out = {"train": [], "eval": []}
   convert, step = Layout.convert, log.Silent.step
 

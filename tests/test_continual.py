@@ -214,6 +214,7 @@ class Killed(BaseException):
   """The process is gone."""
 
 
+@pytest.mark.slow
 def test_a_sequence_killed_on_its_way_ends_the_same(work, capsys):
   start(work, "sequential", "whole")
   said = capsys.readouterr().out

@@ -89,19 +89,24 @@ def devices(request, tmp_path_factory):
   found.close()
 
 
-def parts(name, folder):
-  """What a method's sentence is made of: words, places and choices of form."""
+def kinds(name, folder):
+  """What the library treats in ways of their own: conditions, heads, kinds of place.
+
+  Generators and transforms are held to their formulas in tests/words/.
+  """
   method = tools.load(name, folder)
   text = json.dumps([describe.describe(one) for one in (method.prompt, method.head)])
-  found = re.findall(r'"class": "[^"]+"|"(?:encoder|decoder|cross)\.[a-z.]+"', text)
-  found += re.findall(r'"(?:add|once|pool|activation|form)": [^,}]+', text)
-  return {*found, method.trainable}
+  places = re.findall(r'"(?:encoder|decoder|cross)\.[a-z.]+"', text)
+  inner = {place.rpartition(".")[2] for place in places if place.count(".") > 1}
+  whole = {place for place in places if place.count(".") == 1}
+  rooms = r'"prompt_tuning\.(?:conditions|heads|core)\.[^"]+"'
+  return {*re.findall(rooms, text), *inner, *whole, len(method.trainable)}
 
 
-def each_part_once():
-  """As few methods as hold every part that some method has, and the plain ones."""
+def each_kind_once():
+  """As few methods as hold every kind that some method has, and the plain ones."""
   with tempfile.TemporaryDirectory() as folder:
-    held = {name: parts(name, folder) for name in tools.METHODS}
+    held = {name: kinds(name, folder) for name in tools.METHODS}
   chosen = list(PLAIN)
   left = set().union(*held.values()).difference(*(held[name] for name in chosen))
   while left:
@@ -111,9 +116,9 @@ def each_part_once():
 
 
 PLAIN = "prompt_tuning prefix_tuning full_fine_tuning s_idpg_phm ipt_mlp_concat".split()
-# Sentences of parts that others have too are left to `.ci/run`, which sets this.
+# Sentences of kinds that others have too are left to `.ci/run`, which sets this.
 EVERY = tools.THOROUGH or bool(os.environ.get("PROMPT_TUNING_EVERY_METHOD"))
-CASES = tools.METHODS if EVERY else each_part_once()
+CASES = tools.METHODS if EVERY else each_kind_once()
 # On a decoder-only model few methods run by default: one at each kind of place.
 FEW = "prompt_tuning prefix_tuning deep_prompt dept lora ipt_mlp_concat linear_probe"
 CASES = [
@@ -182,8 +187,8 @@ def test_packed_on_one_device_equals_compiled_over_eight(case, stepped):
   assert term.weight == stepped["weight"]
   tools.assert_close(term.total / term.weight, stepped["loss"])
   for path, gradient in branches.flatten(found).items():
-    # Sums in another order, through a softmax each way: a little more rounding.
-    tools.assert_close(gradient / term.weight, stepped[f"gradient/{path}"], 5e-5)
+    # Sums in another order, through the softmaxes of five layers each way.
+    tools.assert_close(gradient / term.weight, stepped[f"gradient/{path}"], 2e-4)
 
 
 @pytest.mark.parametrize("case", tools.COMPARED, indirect=True, scope="module")

@@ -16,6 +16,7 @@ import pytest
 from prompt_tuning.engine import checkpoint, lock, state
 
 
+@pytest.mark.slow
 def test_three_kills_change_nothing(root, tmp_path):
   """Compile, step and save; `benchmarks/faults.py --kills=30` is the whole trial."""
   code = (

@@ -35,3 +35,25 @@ def test_one_tensorflow_is_installed():
 
 def test_what_tfds_imports_undeclared_is_declared():
   assert any(pin.startswith("importlib_resources==") for pin in lowest().bounds())
+
+
+def test_the_version_stands_in_one_place():
+  import prompt_tuning
+
+  version = prompt_tuning.__version__
+  assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+  citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+  assert f"\nversion: {version}\n" in citation
+  assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+  said = [
+    path
+    for path in [ROOT / "setup.py", *(ROOT / "prompt_tuning").rglob("*.py")]
+    if f'"{version}"' in path.read_text(encoding="utf-8")
+  ]
+  assert said == [ROOT / "prompt_tuning" / "_version.py"]
+
+
+def test_what_typed_users_need_is_installed():
+  text = (ROOT / "setup.py").read_text(encoding="utf-8")
+  assert '"prompt_tuning": ["py.typed"]' in text
+  assert (ROOT / "prompt_tuning" / "py.typed").is_file()

@@ -147,6 +147,7 @@ def kill_at(monkeypatch, where):
   return moments
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_ends_the_same(work, whole, monkeypatch):
   with monkeypatch.context() as patch:
     moments = kill_at(patch, -1)

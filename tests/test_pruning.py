@@ -310,6 +310,7 @@ def tensors(folder):
   return {**branches.flatten(made.frozen), **branches.flatten(made.trainable)}
 
 
+@pytest.mark.slow
 def test_a_run_prunes_rewinds_and_ends_with_the_best(run):
   names = [path.name for path in sorted((run / "phases").iterdir())]
   assert [name[3:] for name in names] == [

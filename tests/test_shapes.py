@@ -23,6 +23,15 @@ def traced(*names):
   return found.stdout
 
 
+# Of these a few, which read a text, a layer, a kernel and a head.
+FEW = ["dept", "lora", "iapt", "ptec"]
+
+
+def test_a_few_annotated_shapes_are_true():
+  assert traced(*FEW) == ""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4) if tools.THOROUGH else [None])
 def test_every_annotated_shape_is_true(part):
   names = SOME if part is None else tools.METHODS[part::4]

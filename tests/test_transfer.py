@@ -150,6 +150,7 @@ def scores(folder):
   return json.loads((folder / "result.json").read_text())["scores"]
 
 
+@pytest.mark.slow
 def test_a_run_of_panda(tmp_path, tiny_folder, cache):
   more = "SOURCE_TASK = %TASK\nSOURCE_STEPS = 2\nPROBE_STEPS = 1\nEVAL_PERIOD = 0\n"
   config.run_verb(train.train, recipe(tmp_path, tiny_folder, "panda", more))

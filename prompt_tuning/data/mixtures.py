@@ -65,9 +65,18 @@ class Mixture(TextTask):
         "Set each one's `name`."
       )
     self._check_rates()
-    if self.labels is None and len({task.labels for task in self.tasks}) == 1:
-      self._set("labels", self.tasks[0].labels)
+    self._check_labels()
     super().__post_init__()
+
+  def _check_labels(self) -> None:
+    each = {task.labels for task in self.tasks}
+    common = self.tasks[0].labels if len(each) == 1 else None
+    if self.labels is not None and common != tuple(self.labels):
+      raise ValueError(
+        f"`Mixture.labels` is {list(self.labels)}, but each of its tasks has labels of "
+        "its own. Set those of a task in its scope: NAME/files.Files.labels = [...]."
+      )
+    self._set("labels", common)
 
   def _check_rates(self) -> None:
     by_size = self.rates == "proportional" or self._ruled

@@ -13,6 +13,7 @@ from typing import Any
 from prompt_tuning.data import files, lines, tables
 from prompt_tuning.data.fewshot import FewShot
 from prompt_tuning.data.mixtures import Mixture
+from prompt_tuning.data.tabular import Tabular
 from prompt_tuning.data.task import MARK
 from prompt_tuning.data.texts import plain
 
@@ -95,6 +96,8 @@ def of_task(task: Any) -> Reading | None:
     task = task.task
   if isinstance(task, Mixture):
     return _of_members(task)
+  if isinstance(task, Tabular):
+    return Reading(task.inputs, task.targets)
   if not isinstance(task, files.Files):
     return None
   label_map = None if task.label_map is None else dict(task.label_map)

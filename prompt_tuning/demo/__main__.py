@@ -9,7 +9,9 @@ as it is, a plain prompt, an instance-conditioned prompt, full fine-tuning.
 if __name__ == "__main__":
   # Before anything slow is imported.
   from prompt_tuning.engine import early
+  from prompt_tuning.terminal import usage
 
+  usage.show("demo")
   early.begin("prompt_tuning.demo")
 
 import json

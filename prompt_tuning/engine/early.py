@@ -20,6 +20,8 @@ def begin(program: str | None = None) -> None:
     program: that asks for large pages, see `huge_pages.ask`; None for one that needs
       none.
   """
+  # TensorFlow tells of its build whenever it is imported; errors are raised anyhow.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   open_streams()
   if program is not None:
     huge_pages.ask(program)

@@ -12,17 +12,20 @@ from prompt_tuning.engine import best as kept
 from prompt_tuning.engine import (
   distributed,
   fit,
+  history,
   identity,
   interrupt,
   loop,
   model_dir,
+  records,
   report,
   resume,
   state,
+  summary,
 )
 from prompt_tuning.engine.checkpoint import Checkpoints
 from prompt_tuning.engine.facts import product_of
-from prompt_tuning.engine.log import Log, Silent
+from prompt_tuning.engine.log import Both, Log, Silent
 from prompt_tuning.engine.ready import Ready
 
 
@@ -35,6 +38,7 @@ class Job:
     hangs_on: data, backbone and vocabulary, see `engine.identity`.
     ready: of `ready.prepare`. facts: of `card_facts`.
     tensorboard: also write TensorBoard events.
+    watch: a recorder in place of the screen; None for the screen.
   """
 
   folder: Any
@@ -43,6 +47,7 @@ class Job:
   ready: Ready
   facts: dict[str, Any]
   tensorboard: bool = True
+  watch: Any = None
 
   @property
   def plan(self) -> loop.Plan:
@@ -84,6 +89,7 @@ class Job:
       try:
         if distributed.is_first():
           report.model_info(self.folder, self.ready)
+          log.say(summary.opening(self.ready, self.facts, self.folder))
         fitted = fit.run(
           self.ready, log, checkpoints, self.keep, best, told, begin, owed
         )
@@ -105,7 +111,9 @@ class Job:
   def _log(self, first: int) -> Any:
     if not distributed.is_first():
       return Silent()
-    return Log(self.folder, self.plan.steps, first, self.tensorboard)
+    told = self.watch is not None
+    log = Log(self.folder, self.plan.steps, first, self.tensorboard, quiet=told)
+    return Both(log, self.watch) if told else log
 
   def keep(self, params: Any, trained: Any, best: loop.Best) -> None:
     """Writes the product of a state."""
@@ -139,9 +147,17 @@ class Job:
     if fitted.best.scores:
       shown = "  ".join(f"{k} {v:.4g}" for k, v in fitted.best.scores.items())
       log.say(f"best validation, step {fitted.best.step}: {shown}")
+    path = self.folder / history.NAME
+    if self.plan.steps and path.is_file():
+      lines = [line for _, line in records.read_lines(path)[0]]
+      if table := summary.closing(lines, fitted.best.step):
+        log.say(table)
     if self.plan.steps:
       curve = self.folder / "learning-curve.png"
       log.say(f"{self._product()}   curve: {curve}")
+      splits = self.ready.evaluator.task.splits
+      split = "test" if "test" in splits else splits[-1]
+      log.say(f"next: python -m prompt_tuning.eval {self.folder} --split {split}")
 
 
 def _known(folder: Any, ready: Ready, first: int) -> list[Any]:

@@ -3,8 +3,10 @@
 Knows nothing of gin, so that whoever only asks for names need not import it.
 """
 
+import difflib
 import functools
 import pathlib
+from collections.abc import Sequence
 
 from prompt_tuning.engine.explain import ConfigError
 
@@ -50,3 +52,9 @@ def brings(method: str, part: str) -> bool:
   """Whether a method's file includes some file of a folder such as "gin/heads/"."""
   text = texts().get(f"gin/methods/{method}.gin", "")
   return f'include "{part}' in text
+
+
+def near(name: str, known: Sequence[str]) -> str | None:
+  """The known name that is nearest to another one, if any is near."""
+  found = difflib.get_close_matches(name, known, 1, 0.5)
+  return found[0] if found else None

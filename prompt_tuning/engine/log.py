@@ -12,8 +12,11 @@ from typing import Any
 
 import tqdm
 
-from prompt_tuning.core import files
+from prompt_tuning.core import files, hushed
 from prompt_tuning.engine import records
+
+# What is no answer to how well it goes.
+INNER = ("loss", "cross_entropy", "token_accuracy", "gradient_norm", "learning_rate")
 
 
 class Log:
@@ -45,6 +48,7 @@ class Log:
     watched = not quiet and sys.stderr is not None and sys.stderr.isatty()
     self._bar = tqdm.tqdm(total=steps, initial=first, disable=not watched)
     self._plain = not watched
+    self._beside: dict[str, str] = {}
     self._lines = self._kept(first)
 
   def _kept(self, first: int) -> list[str]:
@@ -83,10 +87,15 @@ class Log:
     if self._tensorboard:
       if split not in self._writers:
         # clu's writer needs TensorFlow, whose import is slow: only where it is used.
-        from clu import metric_writers
+        with hushed.errors():
+          from clu import metric_writers
 
-        self._writers[split] = metric_writers.SummaryWriter(str(self.folder / split))
+          writer = metric_writers.SummaryWriter(str(self.folder / split))
+        self._writers[split] = writer
       self._writers[split].write_scalars(step, dict(values))
+    self._beside.update(beside_bar(split, values))
+    if not self._plain:
+      self._bar.set_postfix(self._beside, refresh=False)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     passed = ""
     if self._plain:
@@ -137,6 +146,17 @@ class Log:
       writer.close()
 
 
+def beside_bar(split: str, values: Mapping[str, float]) -> dict[str, str]:
+  """What stands beside the bar of a line: loss and rate, or scores."""
+  if split == "train":
+    names = {"loss": "loss", "learning_rate": "rate"}
+    return {to: f"{values[name]:.3g}" for name, to in names.items() if name in values}
+  scores = {name: value for name, value in values.items() if name not in INNER}
+  if not scores and "loss" in values:
+    scores = {"validation loss": values["loss"]}
+  return {name: f"{value:.4g}" for name, value in scores.items()}
+
+
 def _open(stream: Any) -> bool:
   """Whether a stream still leads somewhere, or is none of the system's."""
   try:
@@ -150,6 +170,32 @@ def _open(stream: Any) -> bool:
   poll = select.poll()
   poll.register(number, select.POLLOUT)
   return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+class Both:
+  """A log, and somebody else who is told the same."""
+
+  def __init__(self, log: Log, other: Any) -> None:
+    self._log, self._other = log, other
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """To both."""
+    self._log.write(step, split, values)
+    self._other.write(step, split, values)
+
+  def step(self, step: int) -> None:
+    """To both."""
+    self._log.step(step)
+    self._other.step(step)
+
+  def say(self, text: str) -> None:
+    """To both."""
+    self._log.say(text)
+    self._other.say(text)
+
+  def close(self) -> None:
+    """The log; the other is its owner's to close."""
+    self._log.close()
 
 
 class Silent:

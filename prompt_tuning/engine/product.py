@@ -21,6 +21,9 @@ from prompt_tuning.core.files import at, is_remote
 from prompt_tuning.core.folders import current, stated, whole_folder
 from prompt_tuning.core.trainable import flatten, unflatten, within
 from prompt_tuning.engine import card as cards
+from prompt_tuning.engine import curves, nearest
+from prompt_tuning.engine.listed import Rows, Text
+from prompt_tuning.engine.made import Made
 
 FORMAT = "prompt_tuning/prompt/1"
 CARD, TENSORS = "card.json", "prompt.safetensors"
@@ -33,7 +36,7 @@ OWNED = stated(CARD, {"format": FORMAT}, [TENSORS])
 NAMED = ("mini", "minilm")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Product:
   """A trained prompt: what trained, and what it is.
 
@@ -43,6 +46,20 @@ class Product:
     frozen: branches of the prompt that did not train (a fixed table, say).
     card: method, letters, backbone, task, step, scores; plain data.
     head: answers in other than words (`heads/`), or None.
+    made: how it came about, where this process knows; nothing of it is saved.
+
+  >>> import prompt_tuning as pt
+  >>> model = pt.load_model("mini")
+  >>> pairs = [("a lovely film", "good"), ("a dull film", "bad")] * 4
+  >>> prompt = pt.tune(model, pairs, steps=2, prompt_length=2, progress=False)
+  >>> prompt.history.columns[:3], prompt.history[-1]["step"]
+  (['step', 'split', 'cross_entropy'], 2)
+  >>> [len(row["nearest"]) for row in prompt.nearest_tokens(3)]
+  [3, 3]
+  >>> [line for line in prompt.to_gin().splitlines() if "include" in line][-1]
+  'include "gin/outputs/choice.gin"'
+  >>> type(prompt.plot()).__name__
+  'Figure'
   """
 
   module: Any
@@ -50,19 +67,29 @@ class Product:
   card: dict[str, Any]
   frozen: Any = dataclasses.field(default_factory=dict)
   head: Any = None
+  made: Made = dataclasses.field(default_factory=Made, compare=False)
+
+  def __repr__(self) -> str:
+    backbone = self.card.get("backbone", {}).get("name")
+    found = {"method": self.card.get("method"), "trained": self.parameters}
+    found |= {"step": self.card.get("step"), "backbone": backbone}
+    scores = self.card.get("scores") or {}
+    words = [f"{name}={value!r}" for name, value in found.items() if value is not None]
+    words += [f"{name}={value:.4g}" for name, value in scores.items()]
+    return f"Product({', '.join(words)})"
 
   def __getstate__(self) -> dict[str, Any]:
     # As its card says it: how a parameter was first drawn is code, and is done with.
     words = {name: describe.describe(getattr(self, name)) for name in WORDS}
-    return {**vars(self), **words}
+    return {**vars(self), **words, "made": self.made.light}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     words = {name: describe.rebuild(state.get(name)) for name in WORDS}
-    vars(self).update({**state, **words})
+    vars(self).update({"made": Made(), **state, **words})
 
   def __deepcopy__(self, memo: dict[int, Any]) -> "Product":
     values = copy.deepcopy((self.trainable, self.card, self.frozen), memo)
-    return Product(self.module, *values, self.head)
+    return Product(self.module, *values, self.head, self.made)
 
   @property
   def fingerprint(self) -> str | None:
@@ -96,6 +123,59 @@ class Product:
   def parameters(self) -> int:
     """How many numbers were trained."""
     return sum(leaf.size for leaf in jax.tree.leaves(self.trainable))
+
+  @property
+  def history(self) -> Rows:
+    """A row for each line of metrics: of `tune`, or of the run that it lies in.
+
+    >>> Product(None, {}, {}).history.columns
+    []
+    """
+    return self.made.history
+
+  def plot(self, file: Any = None) -> Any:
+    """The learning curve as a matplotlib figure, written to `file` if one is given.
+
+    Raises:
+      ValueError: if nothing is known of its history.
+    """
+    figure = curves.figure(self.history)
+    if figure is None:
+      raise ValueError(
+        "There is no history to draw. A prompt of `tune` has one, and one that is "
+        "loaded from a run's folder."
+      )
+    if file is not None:
+      figure.savefig(file)
+    return figure
+
+  def nearest_tokens(self, k: int = 3, model: Any = None) -> Rows:
+    """The k tokens of the vocabulary nearest to each position, by cosine.
+
+    Args:
+      k: tokens a position. model: of `load_model`; None takes the one that it was tuned
+        on.
+
+    Raises:
+      ValueError: without a model, or for a prompt that writes no embeddings without
+        reading an input.
+    """
+    loaded = self.made.loaded if model is None else getattr(model, "loaded", None)
+    return nearest.tokens(self, loaded, k)
+
+  def to_gin(self) -> Text:
+    """The recipe of a run of `train` that makes the same prompt.
+
+    Raises:
+      ValueError: for a prompt that this process did not tune, or one whose arguments
+        gin cannot say.
+    """
+    if self.made.gin is None:
+      raise ValueError(
+        "Only `tune` knows the recipe of what it made. A run keeps its own in "
+        "config.gin, and card.json holds it as text."
+      )
+    return self.made.gin()
 
   @property
   def layout(self) -> dict[str, Any]:

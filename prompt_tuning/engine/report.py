@@ -8,7 +8,7 @@ import jax
 from prompt_tuning.core import files
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.model import PromptedModel
-from prompt_tuning.engine import records, sharding
+from prompt_tuning.engine import curves, records, sharding
 from prompt_tuning.engine.ready import Places, Ready
 from prompt_tuning.engine.recipe import Recipe
 
@@ -92,45 +92,9 @@ def learning_curve(folder: Any) -> None:
   path = folder / "metrics.jsonl"
   if not path.is_file():
     return
-  lines = [line for _, line in records.read_lines(path)[0]]
-  losses = [line for line in lines if "loss" in line]
-  if not losses:
+  figure = curves.figure([line for _, line in records.read_lines(path)[0]])
+  if figure is None:
     return
-  # Without a screen, and without touching a notebook's own figures.
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  scored = sorted(
-    {
-      name
-      for line in lines
-      if line["split"] == "validation"
-      for name in line
-      if name not in ("step", "split", "loss", "cross_entropy", "token_accuracy")
-    }
-  )
-  figure = Figure(figsize=(5 * (1 + bool(scored)), 3.6), layout="constrained")
-  FigureCanvasAgg(figure)
-  plots = figure.subplots(1, 1 + bool(scored), squeeze=False)[0]
-  for split in ("train", "validation"):
-    rows = [line for line in losses if line["split"] == split]
-    if rows:
-      plots[0].plot(
-        [row["step"] for row in rows],
-        [row["loss"] for row in rows],
-        marker="." if len(rows) < 40 else None,
-        label=split,
-      )
-  plots[0].set(xlabel="step", ylabel="loss (nats a target token)")
-  plots[0].legend()
-  for name in scored:
-    rows = [line for line in lines if name in line]
-    plots[1].plot(
-      [row["step"] for row in rows], [row[name] for row in rows], marker=".", label=name
-    )
-  if scored:
-    plots[1].set(xlabel="step", ylabel="validation score (%)")
-    plots[1].legend()
   drawn = io.BytesIO()
   figure.savefig(drawn, dpi=120, format="png")
   files.write_bytes(folder / "learning-curve.png", drawn.getvalue())

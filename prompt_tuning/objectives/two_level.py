@@ -100,17 +100,26 @@ class TwoLevel(Objective):
         "that does, such as 'prompt'."
       )
 
-    def loss(own: Any, step: int) -> Array:
+    def forward(own: Any, step: int) -> Forward:
       one = None if key is None else jax.random.fold_in(key, step + 1)
-      term = self.inner(Forward(model, branches.merge(own, rest), support, one))
+      return Forward(model, branches.merge(own, rest), support, one)
+
+    def loss(own: Any, step: int) -> Array:
+      term = self.inner(forward(own, step))
       return term.total / divisor(term.weight)
 
     for step in range(self.steps):
       change = jax.grad(loss)(own, step)
       if self.order == "first":
         change = jax.lax.stop_gradient(change)
+      change = self.mapped(change, forward(own, step))
       own = jax.tree.map(lambda x, g: x - self.rate * g, own, change)
     return branches.merge(own, rest)
+
+  def mapped(self, change: Any, forward: Forward) -> Any:
+    """What an inner step takes of a gradient; `forward` is the pass that gave it."""
+    del forward
+    return change
 
   def _halves(self, batch: Any) -> tuple[Any, Any]:
     """Support and query, leaves [M K ...]."""

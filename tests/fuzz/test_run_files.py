@@ -62,6 +62,7 @@ def damage(folder: pathlib.Path, rng: random.Random) -> str:
   return f"{kind} of {path.relative_to(folder)}"
 
 
+@pytest.mark.slow
 def test_a_damaged_run_goes_on_or_says_why(whole, tmp_path, capsys):
   found, given = whole
   ended = {"refused": 0, "went on": 0}

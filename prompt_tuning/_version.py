@@ -1,0 +1,3 @@
+"""The version, for `setup.py`, cards and whoever asks."""
+
+__version__ = "0.1.0"
