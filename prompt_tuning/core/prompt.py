@@ -308,7 +308,7 @@ class Together(Several):
     if not kept or [one for _, one in kept] == list(self.prompts):
       return self
     names, prompts = zip(*kept, strict=True)
-    return type(self)(prompts, None if self.names is None else names)
+    return self.clone(prompts=prompts, names=None if self.names is None else names)
 
   def code(self, context: Context, spec: Spec) -> Float[Array, "R C"]:
     (prompt,) = (prompt for prompt in self.prompts if prompt.encoded)
