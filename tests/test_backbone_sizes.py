@@ -36,6 +36,7 @@ PUBLISHED = {
   "byt5_base": 581_653_248,
 }
 DECODERS = {
+  "smollm2": 134_515_008,
   "smollm2_135m": 134_515_008,
   "smollm2_360m": 361_821_120,
   "smollm2_1_7b": 1_711_376_384,
