@@ -38,7 +38,9 @@ def weights(kind, seed=0):
   draw("transformer.wpe.weight", SIZES["X"], H)
   parts = {"attn.c_attn": (H, 3 * H), "attn.c_proj": (H, H)}
   parts |= {"mlp.c_fc": (H, F), "mlp.c_proj": (F, H), "ln_1": (H,), "ln_2": (H,)}
-  names = {f"transformer.h.{i}.{n}": s for i in range(SIZES["L"]) for n, s in parts.items()}
+  names = {
+    f"transformer.h.{i}.{n}": s for i in range(SIZES["L"]) for n, s in parts.items()
+  }
   for name, shape in {**names, "transformer.ln_f": (H,)}.items():
     draw(f"{name}.weight", *shape)
     draw(f"{name}.bias", shape[-1])

@@ -7,7 +7,14 @@ import pytest
 
 import prompt_tuning as pt
 from prompt_tuning.data import gguf_header, vocabularies
-from prompt_tuning.interop import decoder_family, gguf_files, lazy, load, packaged
+from prompt_tuning.interop import (
+  decoder_family,
+  gguf_files,
+  lazy,
+  load,
+  packaged,
+  vocabulary,
+)
 
 gguf = pytest.importorskip("gguf")
 
@@ -62,15 +69,23 @@ def test_sizes_of_blocks_are_those_of_the_package():
 
 
 def test_the_tokenizer_is_in_the_file(file):
-  vocabulary = vocabularies.from_file(str(file))
-  names = [tools.TOKENS[i] for i in vocabulary.encode("the inn a 12<|stop|>.")]
+  read = vocabularies.from_file(str(file))
+  names = [tools.TOKENS[i] for i in read.encode("the inn a 12<|stop|>.")]
   assert names == ["the", "Ġ", "in", "n", "Ġa", "Ġ", "1", "2", "<|stop|>", "."]
   # Digits are cut off first, so that spaces before one stay together.
-  assert [tools.TOKENS[i] for i in vocabulary.encode("  1")] == ["ĠĠ", "1"]
-  assert vocabulary.decode(vocabulary.encode("the inn, 12!")) == "the inn, 12!"
-  marks = vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id
+  assert [tools.TOKENS[i] for i in read.encode("  1")] == ["ĠĠ", "1"]
+  assert read.decode(read.encode("the inn, 12!")) == "the inn, 12!"
+  marks = read.bos_id, read.eos_id, read.pad_id
   assert marks == (1, 2, 2)
-  assert vocabulary.vocab_size == len(tools.TOKENS)
+  assert read.vocab_size == len(tools.TOKENS)
+
+
+def test_its_tokenizer_is_written_as_files_of_transformers(file, tmp_path):
+  vocabulary.write(tmp_path, str(file))
+  again = vocabularies.from_file(str(tmp_path / "tokenizer.json"))
+  text = "the inn a 12<|stop|>."
+  assert again.encode(text) == vocabularies.from_file(str(file)).encode(text)
+  assert (again.bos_id, again.eos_id, again.pad_id) == (1, 2, 2)
 
 
 def test_a_model_of_a_file_runs(file):
@@ -98,8 +113,8 @@ def test_what_the_network_does_not_compute_is_refused(change, words, tmp_path):
 
 def test_other_architectures_and_tokenizers_are_named(tmp_path):
   tools.write(tmp_path / "a.gguf", "gpt2", pre="tekken")
-  _, _, vocabulary = gguf_files.read(tmp_path / "a.gguf")
-  assert vocabulary is None
+  _, _, found = gguf_files.read(tmp_path / "a.gguf")
+  assert found is None
   with pytest.raises(ValueError, match="'tekken'; known are"):
     vocabularies.from_file(str(tmp_path / "a.gguf"))
   writer = gguf.GGUFWriter(str(tmp_path / "b.gguf"), "gemma")
@@ -131,7 +146,9 @@ def test_without_the_package(tmp_path, monkeypatch):
     return real(name, *args, **kwargs)
 
   monkeypatch.setattr(builtins, "__import__", without)
-  with pytest.raises(lazy.UnreadableError, match=r"pip install 'prompt-tuning\[gguf\]'"):
+  with pytest.raises(
+    lazy.UnreadableError, match=r"pip install 'prompt-tuning\[gguf\]'"
+  ):
     gguf_files.read(tmp_path / "a.gguf")
 
 

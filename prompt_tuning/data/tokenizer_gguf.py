@@ -106,13 +106,15 @@ def _said(path: Any) -> dict[str, Any]:
   model, pre = (settings.get(f"{_AT}{name}") for name in ("model", "pre"))
   if not is_known(path):
     raise ValueError(
-      f"{str(path)!r} holds a tokenizer of the model {reprlib.repr(model)} and the rule "
-      f"{reprlib.repr(pre)}; known are the model 'gpt2' and the rules "
+      f"{str(path)!r} holds a tokenizer of the model {reprlib.repr(model)} and the "
+      f"rule {reprlib.repr(pre)}; known are the model 'gpt2' and the rules "
       f"{', '.join(RULES)}. Give the path of its tokenizer.json as `VOCABULARY`."
     )
   tokens, merges = (_texts(path, settings, name) for name in ("tokens", "merges"))
   if len(set(tokens)) != len(tokens):
-    raise ValueError(f"{str(path)!r} holds a token twice in {_AT}tokens: it is damaged.")
+    raise ValueError(
+      f"{str(path)!r} holds a token twice in {_AT}tokens: it is damaged."
+    )
   kinds = settings.get(f"{_AT}token_type", np.ones(len(tokens), np.int32))
   if not isinstance(kinds, np.ndarray) or kinds.shape != (len(tokens),):
     raise _error(path, "token_type", kinds)

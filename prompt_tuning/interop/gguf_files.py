@@ -249,7 +249,7 @@ def _lazy(path: str, tensor: Tensor) -> Lazy:
 
 
 def _blocks(place: Any, tensor: Tensor) -> Lazy:
-  """An array of blocks along its last axis; rows of the first are read by themselves."""
+  """An array of blocks along its last axis, read by rows of its first."""
   shape = tensor.shape
   # Rows of blocks in one row of the first axis, and bytes of it.
   inner, width = math.prod(shape[1:-1]), tensor.size // shape[0]

