@@ -205,7 +205,7 @@ def beside(path: str, name: str) -> dict[str, Any]:
   A GGUF file says itself what its tokens mark; nothing beside it counts.
   """
   if gguf_header.is_one(path):
-    return tokenizer_gguf.config(path) if name == CONFIG else {}
+    return tokenizer_gguf.marks(path) if name == CONFIG else {}
   place = files.at(path).parent / name
   return _read_object(str(place), _read_text(place)) if place.is_file() else {}
 

@@ -73,7 +73,7 @@ def fields(path: Any) -> dict[str, Any]:
   }
 
 
-def config(path: Any) -> dict[str, Any]:
+def marks(path: Any) -> dict[str, Any]:
   """What a tokenizer_config.json says of the same tokens: marks, the chat template.
 
   Raises:
