@@ -116,7 +116,7 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
   for macro in filter(FILE.fullmatch, known - set(numbers)):
     chosen[macro] = str(pathlib.Path(folder) / f"{macro}.npy")
     # IPT's prefix mode reads a key and a value of each token.
-    wide = 2 * BACKBONE.spec.places["encoder.kv"].width if "prefix" in name else H
+    wide = 2 * BACKBONE.spec.places[f"{BACKBONE.spec.reader}.kv"].width if "prefix" in name else H
     np.save(chosen[macro], np.random.default_rng(5).normal(size=(V, wide)))
   if "SOURCE_FILES" in known:
     sources = [pathlib.Path(folder) / f"source_{i}.npy" for i in range(2)]

@@ -150,10 +150,10 @@ class Prompt(nn.Module):
 
   def _check_reader(self) -> None:
     name = type(self.parameterise).__name__
-    if not isinstance(self.at, AtLayers) or self.at.place != "encoder.layers":
+    if not isinstance(self.at, AtLayers):
       raise ValueError(
-        f"`Prompt.site` is {self.at.place!r}, but {name} reads the states of the "
-        "encoder's layers: its place is 'encoder.layers'."
+        f"`Prompt.site` is {self.at.place!r}, but {name} reads the states of a "
+        "stack's layers: its place is 'encoder.layers'."
       )
     if self.transforms or self.at.factor != 1.0:
       raise ValueError(
@@ -213,6 +213,11 @@ class Prompt(nn.Module):
     code = self._read(context, spec, train)
     G, H = spec.asked.count, spec.asked.width
     if self.reads_states:
+      if self.at.place != f"{spec.reader}.layers":
+        raise ValueError(
+          f"`Prompt.site` is {self.at.place!r}, but {type(self.parameterise).__name__} "
+          f"reads the states that the text has: its place is '{spec.reader}.layers'."
+        )
       reader = self.parameterise(None, (G, self.length, H), spec, train)
       record = self.at.read(reader, self.length, context.segments, spec)
       return Injection({self.at.place: record})

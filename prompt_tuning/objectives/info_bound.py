@@ -159,8 +159,7 @@ class InfoBound(Objective):
 
 def _prompt(forward: Forward) -> Float[Array, "R H"]:
   """The mean of the prompt's rows."""
-  injection = forward.injection
-  slots = None if injection is None else injection.get("encoder.input")
+  slots = forward.slots
   if slots is None or forward.model.segments > 1:
     raise ValueError(
       "`OBJECTIVE` reads the vectors of a prompt at encoder.input, one example a row. "

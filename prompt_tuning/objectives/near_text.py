@@ -39,8 +39,7 @@ class NearText(Objective):
     return jnp.float32(len(batch["inputs"]))
 
   def __call__(self, forward: Forward) -> Term:
-    injection = forward.injection
-    slots = None if injection is None else injection.get("encoder.input")
+    slots = forward.slots
     if slots is None:
       raise ValueError(
         "`OBJECTIVE` holds a prompt at encoder.input near a text, but there is none. "
