@@ -20,7 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from prompt_tuning.backbones.t5 import attention, stacking
+from prompt_tuning.backbones.common import stacking
+from prompt_tuning.backbones.decoder.backbone import Decoder
+from prompt_tuning.backbones.decoder.config import DecoderConfig
+from prompt_tuning.backbones.t5 import attention
 from prompt_tuning.backbones.t5.backbone import T5
 from prompt_tuning.backbones.t5.config import T5Config
 from prompt_tuning.core import trainable as branches
@@ -40,6 +43,10 @@ HEADED = [name for name in METHODS if config.brings(name, "gin/heads/")]
 V, H = 61, 16
 # No two sizes alike: neither N * D and H, nor the layers of the stacks.
 BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 1))
+FAMILIES = {
+  "t5": BACKBONE,
+  "decoder": Decoder(DecoderConfig(V, H, 4, 2, 6, 28, 3, start_id=2, end_id=1)),
+}
 # Every batch has 8 rows (one a device) of 40 and 20 positions, prompts and packing
 # included: run primitive by primitive, all methods then share their compilations.
 B, T, U, S = 8, 40, 20, 3
@@ -102,12 +109,19 @@ class Method:
   objective: Any = CrossEntropy()
 
 
-def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Method:
+def load(
+  name: str,
+  folder: Any = None,
+  bindings: Any = (),
+  spec: Any = BACKBONE.spec,
+  **numbers: Any,
+) -> Method:
   """Parses a method's file with tiny numbers.
 
   Args:
     name: of the file. folder: where an array that it asks for is written.
-    bindings: more lines of gin. numbers: macros in place of `NUMBERS`.
+    bindings: more lines of gin. spec: of the backbone.
+    numbers: macros in place of `NUMBERS`.
   """
   file = f"gin/methods/{name}.gin"
   config.parse([file], check=False)
@@ -116,7 +130,7 @@ def load(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> M
   for macro in filter(FILE.fullmatch, known - set(numbers)):
     chosen[macro] = str(pathlib.Path(folder) / f"{macro}.npy")
     # IPT's prefix mode reads a key and a value of each token.
-    wide = 2 * BACKBONE.spec.places[f"{BACKBONE.spec.reader}.kv"].width if "prefix" in name else H
+    wide = 2 * spec.places[f"{spec.reader}.kv"].width if "prefix" in name else H
     np.save(chosen[macro], np.random.default_rng(5).normal(size=(V, wide)))
   if "SOURCE_FILES" in known:
     sources = [pathlib.Path(folder) / f"source_{i}.npy" for i in range(2)]
@@ -198,14 +212,14 @@ def random_params(shapes: Any, scale: float = 0.3, salt: str = "") -> Any:
 
 
 @functools.cache
-def backbone_params() -> Any:
-  """Weights of the tiny backbone."""
-  return random_params(BACKBONE.shapes())
+def backbone_params(family: str = "t5") -> Any:
+  """Weights of a tiny backbone."""
+  return random_params(FAMILIES[family].shapes())
 
 
 @dataclasses.dataclass
 class Case:
-  """One method on the tiny backbone, with parameters drawn at random."""
+  """One method on a tiny backbone, with parameters drawn at random."""
 
   method: Method
   model: PromptedModel
@@ -220,14 +234,15 @@ class Case:
   @property
   def layout(self) -> Layout:
     """Positions on both sides, the reserved ones included, are T and U."""
-    encoder, decoder = (self.model.lengths.get(s, 0) for s in ("encoder", "decoder"))
-    return Layout(T - encoder, U - decoder, encoder, decoder)
+    taken = self.model.backbone.format.reserved(self.model.lengths)
+    return Layout.of(self.model, T - taken["inputs"], U - taken["targets"])
 
   def batch(self, rows: list[Example] | None = None, more: int = 0) -> dict[str, Any]:
     """A padded batch of examples, with `more` pads behind each input."""
     layout = dataclasses.replace(self.layout, inputs=self.layout.inputs + more)
     rows = self.rows if rows is None else rows
-    return self._arrays([pad(layout.convert(row), layout.lengths) for row in rows])
+    converted = map(layout.convert, rows)
+    return self._arrays([pad(row, layout.lengths, layout.form) for row in converted])
 
   def _arrays(self, rows: list[Example]) -> dict[str, Any]:
     batch = stack(rows)
@@ -248,15 +263,16 @@ class Case:
     Also says where each example went: number -> (row, segment from 1).
     """
     converted = [self.layout.convert(row) for row in self.rows]
-    rows = list(pack(converted, T, U, S))
-    blank = {name: np.zeros_like(value) for name, value in rows[0].items()}
-    blank = {name: x - name.endswith("prompt_index") for name, x in blank.items()}
+    form = self.layout.form
+    rows = list(pack(converted, T, U, S, form=form))
+    pads = {name: feature.pad for name, feature in form.features.items()}
+    blank = {name: np.full_like(x, pads.get(name, 0)) for name, x in rows[0].items()}
     batch = self._arrays(rows + [blank] * (B - len(rows)))
     places = {}
     for number, row in enumerate(self.rows):
       for b, s in np.ndindex(len(rows), S):
         mine = (rows[b]["segment_ids"] == s + 1) & (rows[b]["prompt_index"] < 0)
-        if np.array_equal(rows[b]["inputs"][mine], row["inputs"]):
+        if np.array_equal(rows[b]["inputs"][mine], form.read_ids(row["inputs"])):
           places[number] = (b, s + 1)
     return dataclasses.replace(self.model, segments=S), batch, places
 
@@ -293,8 +309,15 @@ class Case:
 
   def scanned(self) -> "Case":
     """The same with one stacked branch of layers a stack."""
-    backbone = BACKBONE.recast(scan_layers=True)
-    stacked = stacking.stack_layers(backbone_params(), backbone.config)
+    backbone, weights = self.model.backbone, self.params["backbone"]
+    config = backbone.config
+    depths = {
+      stack: getattr(config, f"num_{stack}_layers")
+      for stack in stacking.STACKS
+      if stack in weights
+    }
+    stacked = stacking.stack_layers(weights, depths, "num_{}_layers")
+    backbone = backbone.recast(scan_layers=True)
     params = {**self.params, "backbone": stacked}
     model = dataclasses.replace(self.model, backbone=backbone)
     return dataclasses.replace(self, model=model, params=params)
@@ -378,11 +401,18 @@ def outcome(result: Any) -> dict[str, np.ndarray]:
   return found
 
 
-def case(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Case:
+def case(
+  name: str,
+  folder: Any = None,
+  bindings: Any = (),
+  family: str = "t5",
+  **numbers: Any,
+) -> Case:
   """A method, see `load`, with its model and examples."""
-  method = load(name, folder, bindings, **numbers)
-  model = PromptedModel(BACKBONE, method.prompt, head=method.head)
-  params = {"backbone": backbone_params()}
+  backbone = FAMILIES[family]
+  method = load(name, folder, bindings, backbone.spec, **numbers)
+  model = PromptedModel(backbone, method.prompt, head=method.head)
+  params = {"backbone": backbone_params(family)}
   if method.head is not None:
     params["head"] = random_params(model.head_shapes(), salt="head")
   if method.prompt is not None:
