@@ -99,7 +99,11 @@ setup(
       "ruff>=0.8,<1",
       # Reads annotations for jaxtyping while tests run.
       "beartype>=0.18,<1",
+      # Writes the tiny files that tests read (numpy, pyyaml, requests, tqdm).
+      "gguf>=0.17,<1",
     ],
+    # Quantised weights of GGUF files; it unpacks all types that are read since 0.17.
+    "gguf": ["gguf>=0.17,<1"],
     "tpu": ["jax[tpu]>=0.7,<0.11"],
     "cuda": ["jax[cuda12]>=0.7,<0.11"],
     # What T5X, and airio and jestimator which it imports, need beyond the above. The

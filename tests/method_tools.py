@@ -43,9 +43,10 @@ HEADED = [name for name in METHODS if config.brings(name, "gin/heads/")]
 V, H = 61, 16
 # No two sizes alike: neither N * D and H, nor the layers of the stacks.
 BACKBONE = T5(T5Config(V, H, 2, 14, 24, 2, 3))
-# The same vocabulary; heads of keys and values are fewer, and 0 is a word.
-DECODER = Decoder(DecoderConfig(V, H, 4, 2, 10, 26, 3, start_id=0, end_id=1))
-FAMILIES = {"t5": BACKBONE, "decoder": DECODER}
+FAMILIES = {
+  "t5": BACKBONE,
+  "decoder": Decoder(DecoderConfig(V, H, 4, 2, 6, 28, 3, start_id=2, end_id=1)),
+}
 # Every batch has 8 rows (one a device) of 40 and 20 positions, prompts and packing
 # included: run primitive by primitive, all methods then share their compilations.
 B, T, U, S = 8, 40, 20, 3
@@ -112,14 +113,14 @@ def load(
   name: str,
   folder: Any = None,
   bindings: Any = (),
-  backbone: Any = BACKBONE,
+  spec: Any = BACKBONE.spec,
   **numbers: Any,
 ) -> Method:
   """Parses a method's file with tiny numbers.
 
   Args:
     name: of the file. folder: where an array that it asks for is written.
-    bindings: more lines of gin. backbone: whose sizes arrays have.
+    bindings: more lines of gin. spec: of the backbone.
     numbers: macros in place of `NUMBERS`.
   """
   file = f"gin/methods/{name}.gin"
@@ -129,7 +130,7 @@ def load(
   for macro in filter(FILE.fullmatch, known - set(numbers)):
     chosen[macro] = str(pathlib.Path(folder) / f"{macro}.npy")
     # IPT's prefix mode reads a key and a value of each token.
-    wide = 2 * _joined(backbone) if "prefix" in name else H
+    wide = 2 * spec.places[f"{spec.reader}.kv"].width if "prefix" in name else H
     np.save(chosen[macro], np.random.default_rng(5).normal(size=(V, wide)))
   if "SOURCE_FILES" in known:
     sources = [pathlib.Path(folder) / f"source_{i}.npy" for i in range(2)]
@@ -164,12 +165,6 @@ def load(
     found,
     **heads,
   )
-
-
-def _joined(backbone: Any) -> int:
-  """J, the width of a key or a value."""
-  places = backbone.spec.places
-  return next(x.width for name, x in places.items() if name.endswith(".kv"))
 
 
 def letters(name: str) -> dict[str, str]:
@@ -217,14 +212,14 @@ def random_params(shapes: Any, scale: float = 0.3, salt: str = "") -> Any:
 
 
 @functools.cache
-def backbone_params(backbone: Any = BACKBONE) -> Any:
+def backbone_params(family: str = "t5") -> Any:
   """Weights of a tiny backbone."""
-  return random_params(backbone.shapes())
+  return random_params(FAMILIES[family].shapes())
 
 
 @dataclasses.dataclass
 class Case:
-  """One method on the tiny backbone, with parameters drawn at random."""
+  """One method on a tiny backbone, with parameters drawn at random."""
 
   method: Method
   model: PromptedModel
@@ -239,25 +234,15 @@ class Case:
   @property
   def layout(self) -> Layout:
     """Positions on both sides, the reserved ones included, are T and U."""
-    held = self.backbone.format.reserved(self.model.lengths)
-    return Layout.of(self.model, T - held["inputs"], U - held["targets"])
-
-  @property
-  def backbone(self) -> Any:
-    """The tiny one, as the case's model has it."""
-    return self.model.backbone
-
-  @property
-  def front(self) -> int:
-    """Positions of prompts in front of the targets."""
-    return self.backbone.format.reserved(self.model.lengths)["targets"]
+    taken = self.model.backbone.format.reserved(self.model.lengths)
+    return Layout.of(self.model, T - taken["inputs"], U - taken["targets"])
 
   def batch(self, rows: list[Example] | None = None, more: int = 0) -> dict[str, Any]:
     """A padded batch of examples, with `more` pads behind each input."""
     layout = dataclasses.replace(self.layout, inputs=self.layout.inputs + more)
     rows = self.rows if rows is None else rows
-    given = layout.lengths, layout.form
-    return self._arrays([pad(layout.convert(row), *given) for row in rows])
+    converted = map(layout.convert, rows)
+    return self._arrays([pad(row, layout.lengths, layout.form) for row in converted])
 
   def _arrays(self, rows: list[Example]) -> dict[str, Any]:
     batch = stack(rows)
@@ -280,8 +265,8 @@ class Case:
     converted = [self.layout.convert(row) for row in self.rows]
     form = self.layout.form
     rows = list(pack(converted, T, U, S, form=form))
-    fills = {name: feature.pad for name, feature in form.features.items()}
-    blank = {name: np.full_like(x, fills.get(name, 0)) for name, x in rows[0].items()}
+    pads = {name: feature.pad for name, feature in form.features.items()}
+    blank = {name: np.full_like(x, pads.get(name, 0)) for name, x in rows[0].items()}
     batch = self._arrays(rows + [blank] * (B - len(rows)))
     places = {}
     for number, row in enumerate(self.rows):
@@ -297,23 +282,17 @@ class Case:
     return np.asarray(self.model.logits(params or self.params, batch))
 
   @functools.cached_property
-  def passed(self) -> tuple[Any, Any, Any]:
-    """Of the case's own batch: the targets' states, what came of the inputs, and what
-    the prompt hands back."""
+  def encoded(self) -> tuple[Any, Any, Any]:
+    """Encodings of the case's own batch, their mask, and what the prompt hands back."""
     injection = self.model.inject(self.params, self.batch())
     weights = self.params["backbone"]
-    return *self.backbone.run(weights, self.batch(), injection), injection
-
-  @property
-  def encoded(self) -> tuple[Any, Any, Any]:
-    """States of the inputs, their mask, and what the prompt hands back."""
-    _, reading, injection = self.passed
-    return reading.states, reading.mask, injection
+    return *BACKBONE.encode(weights, self.batch(), injection), injection
 
   @functools.cached_property
   def plain_logits(self) -> np.ndarray:
     """Logits of the case's own batch."""
-    return np.asarray(self.backbone.logits(self.params["backbone"], self.passed[0]))
+    weights = self.params["backbone"]
+    return np.asarray(BACKBONE.decode(weights, self.batch(), *self.encoded))
 
   @property
   def stands(self) -> tuple[Any, ...]:
@@ -321,22 +300,24 @@ class Case:
 
     Past the prompt, methods that stand alike run the same code.
     """
-    injection = self.passed[2] or Injection()
+    injection = self.encoded[2] or Injection()
     held = {name: injection.get(name) for name in sorted(injection.places)}
-    return self.backbone.family, *(
+    return tuple(
       (name, getattr(place, "mask", None) is None, len(jax.tree.leaves(place)[0]) == 1)
       for name, place in held.items()
     )
 
   def scanned(self) -> "Case":
     """The same with one stacked branch of layers a stack."""
-    backbone = self.backbone.recast(scan_layers=True)
+    backbone, weights = self.model.backbone, self.params["backbone"]
+    config = backbone.config
     depths = {
-      side: getattr(backbone.config, f"num_{side}_layers")
-      for side in stacking.STACKS
-      if side in self.params["backbone"]
+      stack: getattr(config, f"num_{stack}_layers")
+      for stack in stacking.STACKS
+      if stack in weights
     }
-    stacked = stacking.stack_layers(self.params["backbone"], depths, "layers of {}")
+    stacked = stacking.stack_layers(weights, depths, "num_{}_layers")
+    backbone = backbone.recast(scan_layers=True)
     params = {**self.params, "backbone": stacked}
     model = dataclasses.replace(self.model, backbone=backbone)
     return dataclasses.replace(self, model=model, params=params)
@@ -420,18 +401,18 @@ def outcome(result: Any) -> dict[str, np.ndarray]:
   return found
 
 
-def case(name: str, folder: Any = None, bindings: Any = (), **numbers: Any) -> Case:
-  """A method, see `load`, with its model and examples.
-
-  Args:
-    name: of the method; "NAME@decoder" for that on another of `FAMILIES`.
-    folder, bindings, numbers: see `load`.
-  """
-  name, _, family = name.partition("@")
-  backbone = FAMILIES[family or "t5"]
-  method = load(name, folder, bindings, backbone, **numbers)
+def case(
+  name: str,
+  folder: Any = None,
+  bindings: Any = (),
+  family: str = "t5",
+  **numbers: Any,
+) -> Case:
+  """A method, see `load`, with its model and examples."""
+  backbone = FAMILIES[family]
+  method = load(name, folder, bindings, backbone.spec, **numbers)
   model = PromptedModel(backbone, method.prompt, head=method.head)
-  params = {"backbone": backbone_params(backbone)}
+  params = {"backbone": backbone_params(family)}
   if method.head is not None:
     params["head"] = random_params(model.head_shapes(), salt="head")
   if method.prompt is not None:

@@ -43,6 +43,7 @@ PUBLISHED = {
   "xlm_roberta_large": 560_142_482,
 }
 DECODERS = {
+  "smollm2": 134_515_008,
   "smollm2_135m": 134_515_008,
   "smollm2_360m": 361_821_120,
   "smollm2_1_7b": 1_711_376_384,

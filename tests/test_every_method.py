@@ -119,12 +119,6 @@ PLAIN = "prompt_tuning prefix_tuning full_fine_tuning s_idpg_phm ipt_mlp_concat"
 # Sentences of kinds that others have too are left to `.ci/run`, which sets this.
 EVERY = tools.THOROUGH or bool(os.environ.get("PROMPT_TUNING_EVERY_METHOD"))
 CASES = tools.METHODS if EVERY else each_kind_once()
-# On a decoder-only model few methods run by default: one at each kind of place.
-FEW = "prompt_tuning prefix_tuning deep_prompt dept lora ipt_mlp_concat linear_probe"
-CASES = [
-  *CASES,
-  *(f"{name}@decoder" for name in (tools.METHODS if EVERY else FEW.split())),
-]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -141,21 +135,14 @@ def every(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stepped(case, devices):
   """Loss, gradients and trained leaves of compiled steps over 8 devices."""
-  return devices.result(case_name(case))
-
-
-def case_name(case):
-  """As `tools.case` takes it."""
-  family = case.backbone.family
-  return case.method.name + ("" if family == "t5" else f"@{family}")
+  return devices.result(case.method.name)
 
 
 @pytest.fixture
 def placed(case, request):
   """The case, where it is the first of those that stand alike; all if thorough."""
-  name = case_name(case)
-  first = FIRST.setdefault((request.function.__name__, case.stands), name)
-  if first != name and not tools.THOROUGH:
+  first = FIRST.setdefault((request.function.__name__, case.stands), case.method.name)
+  if first != case.method.name and not tools.THOROUGH:
     pytest.skip(f"stands where {first} does: PROMPT_TUNING_THOROUGH=1 runs it too")
   return case
 
@@ -266,15 +253,17 @@ def test_scanned_equals_unrolled(placed):
 
 def test_cached_decoding_equals_teacher_forcing(placed):
   """Each target fed back alone, after all that came before it in the cache."""
-  _, reading, injection = placed.passed
+  encoded, mask, injection = placed.encoded
   targets, weights = placed.batch()["targets"], placed.params["backbone"]
-  first, backbone = placed.front, placed.backbone
+  first = placed.model.lengths.get("decoder", 0)
   steps = max(len(row["targets"]) for row in placed.rows)
-  found, memory, cache = backbone.prefill(weights, reading, steps - 1, injection)
+  found, memory, cache = tools.BACKBONE.prefill(
+    weights, (encoded, mask), steps - 1, injection
+  )
   logits = [found]
   for i in range(steps - 1):
     fed = targets[:, first + i], memory, cache, jnp.int32(i)
-    found, cache = backbone.extend(weights, *fed)
+    found, cache = tools.BACKBONE.extend(weights, *fed)
     logits.append(found)
   for b, row in enumerate(placed.rows):
     for i in range(len(row["targets"])):
@@ -286,33 +275,21 @@ def test_choice_scores_are_those_of_each_label_alone(placed):
   """The row's own target and its neighbour's, against the logits of either."""
   width = max(len(row["targets"]) for row in placed.rows)
   pads = [(0, width - len(row["targets"])) for row in placed.rows]
-  fill = placed.backbone.spec.ids.pad
   own_BU = np.stack(
-    [
-      np.pad(row["targets"], pad, constant_values=fill)
-      for row, pad in zip(placed.rows, pads, strict=True)
-    ]
+    [np.pad(row["targets"], pad) for row, pad in zip(placed.rows, pads, strict=True)]
   )
   labels_KBU = np.stack([own_BU, np.roll(own_BU, 1, axis=0)])
   assert (labels_KBU[0] != labels_KBU[1]).any(axis=1).all()
   given = placed.model, placed.params, placed.batch(), labels_KBU.swapaxes(0, 1)
   with jax.disable_jit():
     found_BK = np.asarray(score.choice_scores(*given))
-  shifted = [placed.rows[-1], *placed.rows[:-1]]
-  swapped = placed.batch(
-    [
-      {**row, "targets": other["targets"]}
-      for row, other in zip(placed.rows, shifted, strict=True)
-    ]
-  )
-  weights, first = placed.params["backbone"], placed.front
-  states, _ = placed.backbone.run(weights, swapped, placed.passed[2])
-  other = placed.backbone.logits(weights, states)
+  swapped = placed.batch([placed.rows[-1], *placed.rows[:-1]])
+  weights, first = placed.params["backbone"], placed.model.lengths.get("decoder", 0)
+  other = tools.BACKBONE.decode(weights, swapped, *placed.encoded)
   for k, logits in enumerate((placed.plain_logits, np.asarray(other))):
     shares = np.asarray(jax.nn.log_softmax(logits[:, first : first + width]))
     each_BU = np.take_along_axis(shares, labels_KBU[k][..., None], -1)[..., 0]
-    real_BU = labels_KBU[k] != fill
-    tools.assert_close(found_BK[:, k], np.where(real_BU, each_BU, 0).sum(1))
+    tools.assert_close(found_BK[:, k], np.where(labels_KBU[k] > 0, each_BU, 0).sum(1))
 
 
 def equations(jaxpr, found=None):
@@ -343,10 +320,8 @@ def test_step_is_one_program_without_frozen_gradients(case):
   assert all(x.shape == () for x in jax.tree.leaves(metrics))
   # No gradient of a frozen kernel is computed even on the way: nothing has its shape.
   made = {getattr(v.aval, "shape", None) for e in steps for v in e.outvars}
-  flat = branches.flatten(case.params["backbone"])
-  stack = "encoder" if "encoder" in case.params["backbone"] else "decoder"
-  for path in ("decoder/logits_dense/kernel", f"{stack}/layers_0/mlp/wo/kernel"):
-    kernel = flat[path]
+  for path in ("decoder/logits_dense/kernel", "encoder/layers_0/mlp/wo/kernel"):
+    kernel = branches.flatten(tools.backbone_params())[path]
     assert (kernel.shape in made) == (f"backbone/{path}" in names), path
 
 
@@ -373,9 +348,9 @@ def test_saved_and_loaded_gives_the_same_logits(case, tmp_path):
   assert loaded.parameters == branches.count(trained)
   assert loaded.card["scores"] == {"loss": 0.5} and loaded.card["step"] == 3
   assert describe.describe(loaded.module) == describe.describe(case.model.prompt)
-  params = loaded.params(case.params["backbone"])
+  params = loaded.params(tools.backbone_params())
   assert loaded.head == case.model.head
-  model = PromptedModel(case.backbone, loaded.module, head=loaded.head)
+  model = PromptedModel(tools.BACKBONE, loaded.module, head=loaded.head)
   again = np.asarray(model.logits(params, case.batch()))
   # Another program of the same sums may round in another order.
   tools.assert_close(again, case.plain_logits)

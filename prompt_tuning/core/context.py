@@ -53,6 +53,12 @@ class Spec:
   asked: Tables | None = None
   ids: Ids = Ids()
 
+  @property
+  def reader(self) -> str:
+    """The stack that reads the text: "encoder", or the "decoder" of who has none."""
+    own = any(place.startswith("encoder.") for place in self.places)
+    return "encoder" if own else "decoder"
+
 
 @flax.struct.dataclass
 class Context:

@@ -62,6 +62,12 @@ class Forward:
     """Which ids are no words."""
     return self.model.backbone.spec.ids
 
+  @property
+  def slots(self) -> Any:
+    """The vectors of virtual positions where the text is read; None without any."""
+    place = f"{self.model.backbone.spec.reader}.input"
+    return None if self.injection is None else self.injection.get(place)
+
   @functools.cached_property
   def real(self) -> Bool[Array, "B U"]:
     """True at the targets that are no padding; of an encoder, at the inputs."""

@@ -33,12 +33,6 @@ class Injection:
     """The record of a place, or None."""
     return self.held.get(place)
 
-  @property
-  def slots(self) -> Any:
-    """The record of vectors among the input's: of a decoder-only model, its own."""
-    found = self.get("encoder.input")
-    return self.get("decoder.input") if found is None else found
-
   def beside(self, other: "Injection") -> "Injection":
     """Both at once: where both hold a record, the two side by side."""
     held = dict(self.held)

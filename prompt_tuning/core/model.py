@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from prompt_tuning.core.backbone import Backbone, Reading, prompt_key
 from prompt_tuning.core.context import Context, Spec, frozen, real_rows
+from prompt_tuning.core.fitted import fitted
 from prompt_tuning.core.format import FORM, EncoderDecoder
 from prompt_tuning.core.injection import Injection
 from prompt_tuning.core.randomness import streams
@@ -35,7 +36,8 @@ class PromptedModel:
 
   Attributes:
     backbone: pure functions of its weights.
-    prompt: `core.prompt.Prompt` or `Together`; None for the bare model.
+    prompt: `core.prompt.Prompt` or `Together`; None for the bare model. What it says
+      of an encoder is said to the stack that there is, see `core.fitted`.
     segments: S, how many examples a packed row may hold; 1 where rows are not packed.
     teachers: name -> another prompt on the same backbone, whose parameters are the
       branch `teacher/NAME`. They have the student's lengths.
@@ -49,9 +51,7 @@ class PromptedModel:
   head: Any = None
 
   def __post_init__(self) -> None:
-    fitting = getattr(self.prompt, "fitting", None)
-    if fitting is not None:
-      object.__setattr__(self, "prompt", fitting(self.backbone.spec.places))
+    object.__setattr__(self, "prompt", fitted(self.prompt, self.backbone.spec))
     known = getattr(self.backbone, "views", ())
     if self.head is not None and self.head.view not in known:
       raise ValueError(

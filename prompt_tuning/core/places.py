@@ -219,8 +219,9 @@ class At:
 
   def __call__(self, tables_RGPJ: Array, mask_RP: Array | None, spec: Any) -> Place:
     """The record of tables [R G P width]."""
-    if self.place.startswith("decoder.") and mask_RP is not None:
-      # The decoder's causal mask has no gaps: an unused slot stays as zeros.
+    read = self.place.startswith(f"{spec.reader}.")
+    if not read and self.place.startswith("decoder.") and mask_RP is not None:
+      # What only writes has a causal mask without gaps: an unused slot stays as zeros.
       tables_RGPJ, mask_RP = masked(tables_RGPJ, mask_RP), None
     if self.factor != 1.0:
       tables_RGPJ = tables_RGPJ * along(self._factors(tables_RGPJ, spec), tables_RGPJ)

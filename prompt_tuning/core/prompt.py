@@ -21,7 +21,7 @@ Words draw their parameters through `weight`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -150,12 +150,10 @@ class Prompt(nn.Module):
 
   def _check_reader(self) -> None:
     name = type(self.parameterise).__name__
-    known = "encoder.layers", "decoder.layers"
-    if not isinstance(self.at, AtLayers) or self.at.place not in known:
+    if not isinstance(self.at, AtLayers):
       raise ValueError(
-        f"`Prompt.site` is {self.at.place!r}, but {name} reads the states of the "
-        "text in every layer: its place is 'encoder.layers', or 'decoder.layers' of a "
-        "decoder-only model."
+        f"`Prompt.site` is {self.at.place!r}, but {name} reads the states of a "
+        "stack's layers: its place is 'encoder.layers'."
       )
     if self.transforms or self.at.factor != 1.0:
       raise ValueError(
@@ -199,18 +197,6 @@ class Prompt(nn.Module):
     side = self.at.side
     return {} if side is None else {side: self.length}
 
-  def fitting(self, places: Mapping[str, Any]) -> "Prompt":
-    """The same sentence where a backbone of one stack has its place.
-
-    An encoder's place names what reads the text, which in a decoder-only model is the
-    decoder: "encoder.input" stands there for "decoder.input".
-
-    Args:
-      places: of the backbone, by name.
-    """
-    moved = _moved(self.at, places)
-    return self if moved is None or moved == self.at else self.clone(site=moved)
-
   def code(self, context: Context, spec: Spec) -> Float[Array, "R C"]:
     """The one vector that an encoded condition makes of each example."""
     return self.condition(context, spec).values[:, 0]
@@ -227,6 +213,11 @@ class Prompt(nn.Module):
     code = self._read(context, spec, train)
     G, H = spec.asked.count, spec.asked.width
     if self.reads_states:
+      if self.at.place != f"{spec.reader}.layers":
+        raise ValueError(
+          f"`Prompt.site` is {self.at.place!r}, but {type(self.parameterise).__name__} "
+          f"reads the states that the text has: its place is '{spec.reader}.layers'."
+        )
       reader = self.parameterise(None, (G, self.length, H), spec, train)
       record = self.at.read(reader, self.length, context.segments, spec)
       return Injection({self.at.place: record})
@@ -234,18 +225,6 @@ class Prompt(nn.Module):
     for transform in self.transforms:
       drawn = transform(drawn, code, spec, train)
     return Injection({self.at.place: self.at(drawn.prompt, drawn.mask, spec)})
-
-
-def _moved(at: At, places: Mapping[str, Any]) -> At | None:
-  """A site on a backbone of these places; None where it has no such part."""
-  stacks = {place.partition(".")[0] for place in places}
-  stack, _, rest = at.place.partition(".")
-  if len(stacks) != 1 or at.place in places:
-    return at
-  moved = f"decoder.{rest}"
-  if stacks != {"decoder"} or stack != "encoder" or moved not in places:
-    return None
-  return dataclasses.replace(at, place=moved)
 
 
 def spread(prompt: Prompt, sites: Sequence[str | At]) -> "Together":
@@ -288,28 +267,6 @@ class Together(Several):
       for side, length in prompt.lengths.items():
         total[side] = total.get(side, 0) + length
     return total
-
-  def fitting(self, places: Mapping[str, Any]) -> "Together":
-    """The parts that a backbone has places for, see `Prompt.fitting`.
-
-    On a model of one stack, parts of the stack that it lacks are left out: of an
-    encoder those that have no place, or a namesake, in a decoder.
-
-    Args:
-      places: of the backbone, by name.
-    """
-    named = zip(self.names or (None,) * len(self.prompts), self.prompts, strict=True)
-    moved = [(n, one, _moved(one.at, places)) for n, one in named]
-    own = {one.at.place for one in self.prompts}
-    kept = [
-      (n, one.fitting(places))
-      for n, one, at in moved
-      if at is not None and (at == one.at or at.place not in own)
-    ]
-    if not kept or [one for _, one in kept] == list(self.prompts):
-      return self
-    names, prompts = zip(*kept, strict=True)
-    return type(self)(prompts, None if self.names is None else names)
 
   def code(self, context: Context, spec: Spec) -> Float[Array, "R C"]:
     (prompt,) = (prompt for prompt in self.prompts if prompt.encoded)

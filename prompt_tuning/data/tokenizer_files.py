@@ -1,7 +1,8 @@
 """The files of Hugging Face's `tokenizers`: read as data, and refused in one sentence.
 
 A tokenizer.json holds all that makes ids of a text; Transformers puts files beside it
-that say which tokens mark what. Classes and code that they name play no part.
+that say which tokens mark what. Classes and code that they name play no part. A GGUF
+file stands for all of them.
 """
 
 import base64
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prompt_tuning.core import files
+from prompt_tuning.data import gguf_header, tokenizer_gguf
 
 NAME = "tokenizer.json"
 # A BERT's pieces, one a line, as files from before tokenizer.json hold them.
@@ -82,8 +84,8 @@ class Tokens:
 
 
 def is_one(path: str) -> bool:
-  """Whether a file is a tokenizer.json rather than a SentencePiece model."""
-  if path.endswith(".json") or path.endswith(PIECES):
+  """Whether a file is a tokenizer.json, or read as one: GGUF, a BERT's vocab.txt."""
+  if path.endswith((".json", PIECES)) or gguf_header.is_one(path):
     return True
   with files.at(path).open("rb") as file:
     return file.read(64).lstrip()[:1] == b"{"
@@ -113,10 +115,7 @@ def _read(path: str, stamp: Any) -> Tokens:
       f"{path!r} is read with the package `tokenizers`, which cannot be imported: "
       f"{error}. Install it (pip install tokenizers)."
     ) from error
-  text = _read_text(path)
-  if path.endswith(PIECES):
-    text = _of_pieces(path, text)
-  fields = _read_object(path, text)
+  fields = of_file(path)
   _check(path, fields)
   reader = f"tokenizers {tokenizers.__version__}"
   with _one_error(f"{path!r} is no file that {reader} reads"):
@@ -131,6 +130,18 @@ def _read(path: str, stamp: Any) -> Tokens:
   )
   model = {name: fields["model"].get(name) for name in ("unk_id", "unk_token")}
   return Tokens(path, backend, {**fields, "model": model}, ids, special)
+
+
+def of_file(path: str) -> dict[str, Any]:
+  """The object of a tokenizer.json, or the same of a file of pieces or a GGUF file.
+
+  Raises:
+    ValueError: if it cannot be read.
+  """
+  if gguf_header.is_one(path):
+    return tokenizer_gguf.fields(path)
+  text = _read_text(path)
+  return _read_object(path, _of_pieces(path, text) if path.endswith(PIECES) else text)
 
 
 def _of_pieces(path: str, text: str) -> str:
@@ -225,7 +236,12 @@ def added_within(path: str) -> list[str]:
 
 
 def beside(path: str, name: str) -> dict[str, Any]:
-  """The object of a file in the same folder; empty where there is none."""
+  """The object of a file in the same folder; empty where there is none.
+
+  A GGUF file says itself what its tokens mark; nothing beside it counts.
+  """
+  if gguf_header.is_one(path):
+    return tokenizer_gguf.marks(path) if name == CONFIG else {}
   place = files.at(path).parent / name
   return _read_object(str(place), _read_text(place)) if place.is_file() else {}
 

@@ -33,7 +33,7 @@ WORDS = ("module", "head")
 OWNED = stated(CARD, {"format": FORMAT}, [TENSORS])
 
 # Backbones that have a name of their own, for which nothing is fetched.
-NAMED = ("mini", "minilm")
+NAMED = ("mini", "minilm", "smollm2")
 
 
 @dataclasses.dataclass(repr=False)

@@ -12,7 +12,9 @@ from prompt_tuning.backbones.decoder import files
 from prompt_tuning.backbones.decoder.backbone import Decoder
 from prompt_tuning.backbones.decoder.config import DecoderConfig
 from prompt_tuning.core.folders import current
+from prompt_tuning.data import gguf_header
 from prompt_tuning.interop import (
+  gguf_files,
   hugging_decoder,
   places,
   shards,
@@ -27,7 +29,7 @@ from prompt_tuning.interop.source import Source
 NAME = Decoder.family
 LOOKED_FOR = (
   "of a decoder, a folder that this library saved, or a Hugging Face folder "
-  "(model_type llama, gpt2, opt or gpt_neox)"
+  "(model_type llama, gpt2, opt or gpt_neox), or a GGUF file (llama or gpt2)"
 )
 MODEL_TYPES = tuple(hugging_decoder.PREFIXES)
 FORMAT = files.FORMAT
@@ -43,6 +45,9 @@ def open_source(place: Any, expected: Decoder | None = None) -> Source | None:
     ValueError: if it is one, and damaged.
   """
   del expected
+  if gguf_header.is_one(place):
+    fields, tensors, vocabulary = gguf_files.read(place)
+    return open_tensors(place, fields, tensors, vocabulary)
   try:
     fields = untrusted.read_object(current(place, "config.json"))
   except UnreadableError:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from prompt_tuning.core.folders import current
-from prompt_tuning.interop import families, installed, lazy, places, t5x, untrusted
+from prompt_tuning.interop import families, lazy, packaged, places, t5x, untrusted
 from prompt_tuning.interop.vocabulary import (
   beside,
   check_vocabulary,
@@ -57,10 +57,10 @@ def load(
   """Loads weights, or draws them where `path` is None.
 
   Args:
-    path: "mini", "minilm" (see `interop.installed`), a folder that this library saved,
-      a Hugging Face folder, a T5X checkpoint (its folder, its step's folder, or the
-      file `checkpoint`), local or remote (gs://...), or `owner/name` of the Hugging
-      Face Hub; None for random weights.
+    path: "mini"; "minilm" or "smollm2", of packages (see `packaged`); a folder that
+      this library saved, a Hugging Face folder, a T5X checkpoint (its folder, its
+      step's folder, or the file `checkpoint`) or a GGUF file, local or remote; an id of
+      the Hugging Face Hub; or None for random weights.
     backbone: architecture that the folder must have, with switches to apply.
     vocabulary: see `vocabulary.located`; None takes the folder's spiece.model or
       tokenizer.json.
@@ -87,7 +87,7 @@ def load(
       return Loaded(backbone, params, vocabulary, "random")
     params, arrays = families.of(backbone.family).narrowed(backbone, params)
     return Loaded(backbone, params, vocabulary, "random", stored=arrays)
-  family, opened = found_at(_place(path), backbone)
+  family, opened = found_at(_named(path), backbone)
   rows = opened.spec.vocabulary
   if vocabulary is None:
     if opened.vocabulary is None:
@@ -106,11 +106,11 @@ def load(
   return Loaded(found, params, vocabulary, path, path_of(vocabulary), stored)
 
 
-def _place(path: str) -> Any:
-  """Where a backbone lies that has a name of its own, or that a path means."""
+def _named(path: str) -> Any:
+  """The place of a backbone: by a name of this library's, or as `places.find`."""
   if path == "mini":
     return MINI
-  return installed.minilm() if path == installed.MINILM else places.find(path)
+  return packaged.find(path) if path in packaged.KNOWN else places.find(path)
 
 
 def found_at(place: Any, backbone: Any = None) -> tuple[Any, Any]:
@@ -163,8 +163,9 @@ def _check_config(place: Any) -> None:
 
 def _instead(place: Any) -> str:
   """What a path is that is no backbone."""
-  names = "'mini', 'minilm', owner/name of the Hugging Face Hub"
-  fix = f"Give {names}, or, {families.looked_for()}."
+  names = ", ".join(map(repr, ["mini", *packaged.KNOWN]))
+  hub = "owner/name of the Hugging Face Hub"
+  fix = f"Give {names}, {hub}, or, {families.looked_for()}."
   if not place.exists():
     return f"which does not exist: no config.json, no checkpoint. {fix}"
   if not place.is_dir():

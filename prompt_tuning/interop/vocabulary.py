@@ -7,7 +7,7 @@ from typing import Any
 
 from prompt_tuning.core import files
 from prompt_tuning.core.context import Spec
-from prompt_tuning.data import tokenizer_files, vocabularies
+from prompt_tuning.data import gguf_header, tokenizer_files, vocabularies
 from prompt_tuning.interop import places, untrusted
 from prompt_tuning.interop.lazy import UnreadableError
 
@@ -146,6 +146,13 @@ def write(folder: pathlib.Path, where: str) -> None:
   place = places.find(where)
   if not tokenizer_files.is_one(str(place)):
     (folder / SENTENCEPIECE).write_bytes(place.read_bytes())
+    return
+  if gguf_header.is_one(place):
+    told = {tokenizer_files.NAME: tokenizer_files.of_file(str(place))}
+    told[tokenizer_files.CONFIG] = tokenizer_files.beside(where, tokenizer_files.CONFIG)
+    for name, fields in told.items():
+      text = json.dumps(fields, ensure_ascii=False) + "\n"
+      (folder / name).write_text(text, encoding="utf-8")
     return
   pieces = place.name == tokenizer_files.PIECES
   name = tokenizer_files.PIECES if pieces else tokenizer_files.NAME

@@ -37,7 +37,7 @@ _LOW, _HIGH = -2.0, 10.0
 
 @dataclasses.dataclass(frozen=True)
 class InfoBound(Objective):
-  """Both bounds; of a prompt in the input, rows not packed.
+  """Both bounds; of a prompt at "encoder.input", rows not packed.
 
   It trains C H + H^2 + H + 2 (H n + n) + n H + H numbers that no product keeps.
 
@@ -159,11 +159,10 @@ class InfoBound(Objective):
 
 def _prompt(forward: Forward) -> Float[Array, "R H"]:
   """The mean of the prompt's rows."""
-  injection = forward.injection
-  slots = None if injection is None else injection.slots
+  slots = forward.slots
   if slots is None or forward.model.segments > 1:
     raise ValueError(
-      "`OBJECTIVE` reads the vectors of a prompt in the input, one example a row. "
+      "`OBJECTIVE` reads the vectors of a prompt at encoder.input, one example a row. "
       "Use a method that has one, and set PACK_SEGMENTS = 1."
     )
   return slots.vectors.mean(1)

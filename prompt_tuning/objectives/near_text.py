@@ -20,7 +20,7 @@ from prompt_tuning.objectives.objective import Objective, Term, Words
 
 @dataclasses.dataclass(frozen=True)
 class NearText(Objective):
-  """A mean over examples of one number; of a prompt in the input.
+  """A mean over examples of one number; of a prompt at "encoder.input".
 
   Attributes:
     text: as many pieces as the prompt has positions, or more; the rest is left out.
@@ -39,11 +39,10 @@ class NearText(Objective):
     return jnp.float32(len(batch["inputs"]))
 
   def __call__(self, forward: Forward) -> Term:
-    injection = forward.injection
-    slots = None if injection is None else injection.slots
+    slots = forward.slots
     if slots is None:
       raise ValueError(
-        "`OBJECTIVE` holds a prompt in the input near a text, but there is none. "
+        "`OBJECTIVE` holds a prompt at encoder.input near a text, but there is none. "
         "Use a method that has one."
       )
     P = slots.vectors.shape[1]
