@@ -183,6 +183,13 @@ TABLE: dict[str, Row] = {
   "MLP_DIM": Row(whole(1), "width of the feed-forward layers"),
   "NUM_ENCODER_LAYERS": Row(whole(1), "blocks of the encoder"),
   "NUM_DECODER_LAYERS": Row(whole(1), "blocks of the decoder"),
+  "NUM_KV_HEADS": Row(whole(1), "heads of keys and values, a divisor of the others"),
+  "NUM_POSITIONS": Row(whole(1), "positions that a text takes at the most"),
+  "NORM_EPSILON": Row(number(above=0), "added to the variance in norms"),
+  "ROPE_BASE": Row(number(above=0), "base of the wave lengths of positions"),
+  "LOGITS_VIA_EMBEDDING": Row(flag(), "whether the token table makes the logits"),
+  "START_ID": Row(whole(0), "what a target follows where nothing was read"),
+  "END_ID": Row(whole(0), "what ends a text"),
   "ACTIVATION_DTYPE": Row(
     choice("float32", "bfloat16", "float16"), "numbers that are computed with"
   ),
