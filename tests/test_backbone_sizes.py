@@ -8,11 +8,11 @@ import gin
 import jax
 import pytest
 
+from prompt_tuning.core.backbone import Backbone
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "gin" / "backbones"
-SHARED = {"t5_1_0", "t5_1_1", "bert", "roberta"} | {
-  path.stem for path in FOLDER.glob("*_shape.gin")
-}
+SHARED = {"t5_1_0", "t5_1_1", "llama", "gpt2_family", "opt", "pythia", "bert", "roberta"}
 NAMES = sorted({path.stem for path in FOLDER.glob("*.gin")} - SHARED)
 # Counts as published with the checkpoints; the other headers follow from the shapes.
 PUBLISHED = {
@@ -41,31 +41,30 @@ PUBLISHED = {
   "roberta_large": 355_412_057,
   "xlm_roberta_base": 278_295_186,
   "xlm_roberta_large": 560_142_482,
-}
-DECODERS = {
   "smollm2": 134_515_008,
-  "smollm2_135m": 134_515_008,
-  "smollm2_360m": 361_821_120,
-  "smollm2_1_7b": 1_711_376_384,
-  "tinyllama_1_1b": 1_100_048_384,
-  "llama2_7b": 6_738_415_616,
+  # Summed up from the shapes of their configurations.
   "gpt2": 124_439_808,
   "gpt2_medium": 354_823_168,
   "gpt2_large": 774_030_080,
   "gpt2_xl": 1_557_611_200,
+  "smollm2_135m": 134_515_008,
+  "smollm2_360m": 361_821_120,
+  "smollm2_1_7b": 1_711_376_384,
+  "tinyllama": 1_100_048_384,
+  "llama2_7b": 6_738_415_616,
   "opt_125m": 125_239_296,
   "opt_1_3b": 1_315_758_080,
   "opt_2_7b": 2_651_596_800,
+  "pythia_14m": 14_067_712,
   "pythia_70m": 70_426_624,
   "pythia_160m": 162_322_944,
   "pythia_410m": 405_334_016,
   "pythia_1b": 1_011_781_632,
   "pythia_1_4b": 1_414_647_808,
 }
-PUBLISHED |= DECODERS
 
 
-@gin.configurable(module="test_t5_sizes")
+@gin.configurable(module="test_backbone_sizes")
 def collect(backbone=None):
   return backbone
 
@@ -79,7 +78,7 @@ def load():
     gin.add_config_file_search_path(str(ROOT))
     gin.parse_config_files_and_bindings(
       [f"gin/backbones/{name}.gin"],
-      [*bindings, "test_t5_sizes.collect.backbone = %BACKBONE"],
+      [*bindings, "test_backbone_sizes.collect.backbone = %BACKBONE"],
     )
     return collect()
 
@@ -104,16 +103,17 @@ def test_every_published_backbone_has_a_file():
 @pytest.mark.parametrize("name", NAMES)
 def test_parameter_count_is_the_stated_one(name, load):
   backbone = load(name, "SCAN_LAYERS = True")
-  assert backbone.config.scan_layers
+  assert isinstance(backbone, Backbone) and backbone.config.scan_layers
   assert count(backbone) == stated(name) == PUBLISHED.get(name, stated(name))
 
 
 @pytest.mark.parametrize("name", ["t5_1_0_small", "byt5_small", "gpt2"])
 def test_switches_reach_the_config_and_leave_the_weights(name, load):
-  plain = load(name).config
+  backbone = load(name)
+  plain = backbone.config
   defaults = (plain.dropout_rate, plain.dtype, plain.scan_layers, plain.remat_policy)
   assert defaults == (0.0, "float32", False, "none")
-  assert count(load(name)) == stated(name)
+  assert count(backbone) == stated(name)
   changed = load(
     name,
     "DROPOUT_RATE = 0.1",

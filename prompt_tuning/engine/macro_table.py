@@ -180,7 +180,6 @@ TABLE: dict[str, Row] = {
   "VOCAB_SIZE": Row(whole(1), "rows of the token table"),
   "EMB_DIM": Row(whole(1), "width of the backbone"),
   "NUM_HEADS": Row(whole(1), "heads of attention"),
-  "NUM_KV_HEADS": Row(whole(1), "heads of keys and values, a divisor of NUM_HEADS"),
   "HEAD_DIM": Row(whole(1), "width of a head"),
   "MLP_DIM": Row(whole(1), "width of the feed-forward layers"),
   "NUM_LAYERS": Row(whole(1), "blocks of the one stack"),
@@ -191,10 +190,12 @@ TABLE: dict[str, Row] = {
   "MASK_ID": Row(whole(0), "the id that stands for a masked word"),
   "NUM_ENCODER_LAYERS": Row(whole(1), "blocks of the encoder"),
   "NUM_DECODER_LAYERS": Row(whole(1), "blocks of the decoder"),
-  "NUM_POSITIONS": Row(whole(1), "longest row that a decoder was trained on"),
-  "ROPE_BASE": Row(_number_above_0, "base of the wave lengths of turned positions"),
+  "NUM_KV_HEADS": Row(whole(1), "heads of keys and values, a divisor of the others"),
+  "NUM_POSITIONS": Row(whole(1), "positions that a text takes at the most"),
+  "NORM_EPSILON": Row(number(above=0), "added to the variance in norms"),
+  "ROPE_BASE": Row(number(above=0), "base of the wave lengths of positions"),
   "LOGITS_VIA_EMBEDDING": Row(flag(), "whether the token table makes the logits"),
-  "START_ID": Row(whole(0), "what the first target follows where nothing was read"),
+  "START_ID": Row(whole(0), "what a target follows where nothing was read"),
   "END_ID": Row(whole(0), "what ends a text"),
   "ACTIVATION_DTYPE": Row(
     choice("float32", "bfloat16", "float16"), "numbers that are computed with"

@@ -1,6 +1,7 @@
 """A decoder is tuned, saved, asked and exported as a T5 is."""
 
 import json
+import os
 
 import numpy as np
 import process_tools
@@ -15,6 +16,13 @@ from prompt_tuning.interop import serving
 from prompt_tuning.tuning import Quiet
 
 LABELS = ["negative", "positive"]
+# Compiling takes most of the time: one way to tune is run by default.
+METHODS = [
+  ("prompt_tuning", {"pack_segments": 3}),
+  ("prefix_tuning", {"buckets": 2}),
+  ("s_idpg_dnn", {}),
+]
+METHODS = METHODS if os.environ.get("PROMPT_TUNING_THOROUGH") else METHODS[:1]
 TEXTS = ["a good film", "a dull one", "", "a lovely film, number 1234567"]
 
 
@@ -31,14 +39,7 @@ def tuned(model, method="prompt_tuning", **more):
   return pt.tune(model, rows, method, rows, **{**given, **more}), given["recorder"]
 
 
-@pytest.mark.parametrize(
-  ("method", "more"),
-  [
-    ("prompt_tuning", {"pack_segments": 3}),
-    ("prefix_tuning", {"buckets": 2}),
-    ("s_idpg_dnn", {}),
-  ],
-)
+@pytest.mark.parametrize(("method", "more"), METHODS)
 def test_it_tunes_saves_and_answers(backbone, tmp_path, method, more):
   model = pt.load_model(str(backbone))
   prompt, told = tuned(model, method, eval_period=10, **more)
@@ -66,8 +67,6 @@ def test_narrow_numbers_answer_nearly_the_same(backbone, switch):
   one, other = pt.score(wide, None, pairs), pt.score(narrow, None, pairs)
   np.testing.assert_allclose(one, other, rtol=0.05)
   assert (one != other).any()
-  prompt, _ = tuned(narrow, steps=3)
-  assert np.isfinite(pt.score(narrow, prompt, pairs)).all()
 
 
 def test_the_verbs(backbone, tmp_path):
@@ -104,4 +103,7 @@ def test_exported_programs_answer_the_same(backbone, tmp_path):
   export.main([*flags, f"--output={tmp_path}/served", "--platforms=cpu"])
   served = serving.load(tmp_path / "served")
   words = pt.predict(model, prompt, TEXTS, steps=3)
-  assert [one["prediction"] for one in served.predict(TEXTS)] == words
+  assert served.predict(TEXTS) == words
+  (found, scores), wanted = served.classify(TEXTS), pt.classify(model, prompt, TEXTS)
+  assert found == wanted[0]
+  np.testing.assert_allclose(scores, wanted[1], atol=1e-3)

@@ -169,7 +169,7 @@ class Decoder(Pure):
     last_B1 = rows.last(batch, ids)
     start = self.embed(params, jnp.full((1, 1), ids.start))
     if batch["inputs"].shape[1] == 0:
-      return jnp.broadcast_to(start, (len(last_B1), *start.shape[1:]))
+      return jnp.broadcast_to(start, (last_B1.shape[0], *start.shape[1:]))
     any_B11 = (texts.places(batch, ids) >= 0).any(axis=1)[:, None, None]
     return jnp.where(
       any_B11, jnp.take_along_axis(first.x, last_B1[..., None], axis=1), start
@@ -250,7 +250,7 @@ class Decoder(Pure):
         prefix.layers,
         past,
       )
-      length, B = prefix.length, len(allowed_BK)
+      length, B = prefix.length, allowed_BK.shape[0]
       seen_BP = jnp.broadcast_to(prefix.allowed[:, 0, 0], (B, prefix.allowed.shape[-1]))
       allowed_BK = jnp.concatenate([seen_BP, allowed_BK], axis=1)
     count_B1 = first.rows.seen.sum(axis=1, keepdims=True) + length

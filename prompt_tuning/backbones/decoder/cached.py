@@ -75,7 +75,7 @@ def step(
   index: Int[Array, ""],
 ) -> tuple[Float[Array, "B V"], Cache]:
   """Logits after the next token, at place `index` of the cache."""
-  B, room = len(x_B1H), jax.tree.leaves(cache)[0].shape[-3]
+  B, room = x_B1H.shape[0], jax.tree.leaves(cache)[0].shape[-3]
   own_BX = jnp.broadcast_to(jnp.arange(room)[None] <= index, (B, room))
   allowed_BK = jnp.concatenate([memory.allowed, own_BX], axis=1)
   held = memory.layered
