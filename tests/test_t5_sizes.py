@@ -8,6 +8,8 @@ import gin
 import jax
 import pytest
 
+from prompt_tuning.backbones.t5.backbone import T5
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "gin" / "backbones"
 SHARED = {"t5_1_0", "t5_1_1", "bert", "roberta"}
