@@ -11,6 +11,8 @@ import method_tools as tools
 import numpy as np
 import pytest
 
+from prompt_tuning.backbones.t5.backbone import T5
+from prompt_tuning.backbones.t5.stacking import stack_layers
 from prompt_tuning.core import trainable as branches
 from prompt_tuning.core.forward import Forward
 from prompt_tuning.core.ids import MARKS
@@ -102,7 +104,7 @@ def test_terms_with_other_counts_add_up_over_microbatches(case, batch):
 
 def test_terms_share_one_pass(case, batch):
   many = Weighted([CrossEntropy()] * 3, [1.0, 1.0, 1.0])
-  T5 = type(case.model.backbone)
+
   with (
     mock.patch.object(T5, "encode", autospec=True, side_effect=T5.encode) as encode,
     mock.patch.object(T5, "states", autospec=True, side_effect=T5.states) as states,
@@ -127,6 +129,8 @@ TERMS = [
   Distil("same", "mse"),
   DistilStates("same"),
   DistilStates("same", "decoder"),
+  DistilStates("same", layers="states"),
+  DistilStates("same", "decoder", "hidden"),
 ]
 
 
@@ -169,6 +173,46 @@ def test_distillation_against_numpy(taught, batch):
   )
   want = np.square(np.asarray(left) - right).mean(-1)[np.asarray(mask)].mean()
   found, _, _ = run(DistilStates("other"), model, params, batch)
+  assert found == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["states", "hidden"])
+def test_traces_are_those_of_every_layer(taught, batch, name):
+  """Scanned and unrolled alike; the pass itself stays what it is to the bit."""
+  model, params = taught
+  forward = Forward(model, params, batch)
+  forward.asked |= {f"encoder.{name}", f"decoder.{name}"}
+  plain = Forward(model, params, batch)
+  np.testing.assert_array_equal(forward.states, plain.states)
+  config = dataclasses.replace(model.backbone.config, scan_layers=True)
+  scanned = dataclasses.replace(model, backbone=T5(config))
+  stacked = {**params, "backbone": stack_layers(params["backbone"], config)}
+  other = Forward(scanned, stacked, batch)
+  other.asked = forward.asked
+  width = {"states": config.emb_dim, "hidden": config.mlp_dim}[name]
+  for side, depth in (("encoder", config.num_encoder_layers), ("decoder", None)):
+    found = forward.trace(f"{side}.{name}")
+    assert found.shape[0] == (depth or config.num_decoder_layers)
+    assert found.shape[-1] == width
+    tools.assert_close(other.trace(f"{side}.{name}"), found)
+  if name == "states":
+    scale = params["backbone"]["decoder"]["decoder_norm"]["scale"]
+    last = np.asarray(forward.trace("decoder.states")[-1], np.float64)
+    root = np.sqrt(np.square(last).mean(-1, keepdims=True) + 1e-6)
+    tools.assert_close(forward.states, last / root * np.asarray(scale))
+
+
+def test_every_layer_is_compared_against_numpy(taught, batch):
+  model, params = taught
+  own = {"backbone": params["backbone"], "prompt": params["teacher"]["other"]}
+  pair = [Forward(model, one, batch) for one in (params, own)]
+  for one in pair:
+    one.asked |= {"decoder.hidden"}
+  left, right = (np.asarray(one.trace("decoder.hidden"), np.float64) for one in pair)
+  real = np.asarray(batch["targets"]) > 0
+  want = np.square(left - right).mean((0, -1))[real].mean()
+  term = DistilStates("other", "decoder", "hidden")
+  found, _, _ = run(term, model, params, batch)
   assert found == pytest.approx(want, rel=1e-4)
 
 

@@ -25,7 +25,10 @@ class Forward:
   Attributes:
     model: backbone and prompt. params: all branches, see `core.model`.
     batch: features. key: for dropout and other noise; None where nothing is drawn.
+    asked: which of the backbone's `traces` terms will read; said before the pass.
   """
+
+  asked: frozenset[str] = frozenset()
 
   def __init__(
     self, model: PromptedModel, params: Params, batch: Batch, key: Any = None
@@ -65,11 +68,20 @@ class Forward:
     return self.ids.is_real(self.batch[_rows(self.batch)[0]])
 
   @functools.cached_property
-  def _run(self) -> tuple[Array, Any]:
+  def _traced(self) -> tuple[tuple[Array, Any], dict[str, Array]]:
     check_writes(self.model.backbone, "`OBJECTIVE`")
-    return self.model.backbone.run(
-      self.params["backbone"], self.batch, self.injection, self.key
-    )
+    given = self.params["backbone"], self.batch, self.injection, self.key
+    if self.asked:
+      return self.model.backbone.traced(*given)
+    return self.model.backbone.run(*given), {}
+
+  @property
+  def _run(self) -> tuple[Array, Any]:
+    return self._traced[0]
+
+  def trace(self, name: str) -> Float[Array, "L B X F"]:
+    """What happens in every layer, by one of the names of `asked`."""
+    return self._traced[1][name]
 
   @property
   def states(self) -> Float[Array, "B U H"]:
@@ -162,6 +174,7 @@ class Forward:
       model, params = self.model.taught(self.params, name)
       params = jax.lax.stop_gradient(params)
       self._teachers[name] = Forward(model, params, self.batch)
+      self._teachers[name].asked = self.asked
     return self._teachers[name]
 
 

@@ -350,21 +350,29 @@ def stated() -> dict[str, Row]:
   """Rows that the heads of methods, objectives and procedures state.
 
   Raises:
-    ValueError: for a kind that is none of `STATED`.
+    ValueError: for a kind that is none of `STATED`, and no list of names.
   """
   found = {}
   for name, source in library.texts().items():
     if not name.startswith(_SENTENCES):
       continue
     for macro, kind, meaning in _LINE.findall(source):
-      if kind not in STATED:
+      fits = _stated_kind(kind)
+      if fits is None:
         raise ValueError(
-          f"{name} says that {macro} is {kind!r}; say one of {list(STATED)}."
+          f"{name} says that {macro} is {kind!r}; say one of {list(STATED)}, or: one "
+          'of "this", "that".'
         )
       # Tasks that are asked for may be open until a verb runs.
       later = kind in ("a task", "named tasks")
-      found[macro] = Row(STATED[kind], meaning, later=later)
+      found[macro] = Row(fits, meaning, later=later)
   return found
+
+
+def _stated_kind(words: str) -> Kind | None:
+  if words.startswith("one of "):
+    return choice(*re.findall(r'"([^"]+)"', words))
+  return STATED.get(words)
 
 
 _SENTENCES = ("gin/methods/", "gin/objectives/", "gin/procedures/")

@@ -112,6 +112,7 @@ def prepare(
   recipe = dataclasses.replace(recipe, objective=objective)
   model, taught = terms.with_teachers(model, teachers or {})
   terms.check_teachers(objective, model)
+  terms.check_traces(objective, model)
   if trains and not recipe.trainable:
     raise ValueError(
       f"`TRAINABLE` is empty, but TRAIN_STEPS is {recipe.plan.steps}. Name a branch, "

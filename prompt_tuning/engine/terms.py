@@ -92,6 +92,18 @@ def check_teachers(objective: Any, model: PromptedModel) -> None:
       )
 
 
+def check_traces(objective: Any, model: PromptedModel) -> None:
+  """Raises ValueError for what a term reads of a backbone that does not give it."""
+  known = getattr(model.backbone, "traces", ())
+  for part in objectives.parts(objective):
+    for name in part.objective.traces:
+      if name not in known:
+        raise ValueError(
+          f"`OBJECTIVE` reads {name!r} of the backbone, which gives "
+          f"{list(known) or 'nothing of its inside'}. Set DISTIL_LAYERS = 'out'."
+        )
+
+
 def with_teachers(
   model: PromptedModel, products: Mapping[str, Any]
 ) -> tuple[PromptedModel, dict[str, Any]]:

@@ -8,7 +8,7 @@ with S of the student and T of the teacher. Hinton et al., 2015, "Distilling the
 Knowledge in a Neural Network"; states as in Wang et al., 2023, "Multitask Prompt Tuning
 Enables Parameter-Efficient Transfer Learning". They are those after a stack's last
 norm, our choice: what a T5 adds up inside grows by orders of magnitude, and one layer
-would own the loss.
+would own the loss. `layers` compares every layer instead, with the mean over them.
 
 "kl" and "mse" may be told to look at the pieces of the task's labels alone (and the end
 mark): of 32,000 words nobody asks for most.
@@ -29,6 +29,7 @@ from prompt_tuning.objectives.objective import Objective, Term, Words
 KINDS = ("kl", "mse")
 SIDES = ("encoder", "decoder")
 OVER = ("all", "labels")
+LAYERS = ("out", "states", "hidden")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +101,27 @@ class Distil(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class DistilStates(Objective):
-  """The teacher's last states of one stack.
+  """The teacher's states of one stack.
 
   Attributes:
     teacher: a name among the model's teachers (TEACHERS).
     side: "encoder", whose prompt positions are compared too, or "decoder", at its
       target tokens.
+    layers: "out", the last states; or the mean over all layers of what they make
+      ("states") or of what their feed-forwards read back ("hidden").
   """
 
   teacher: str
   side: str = "encoder"
+  layers: str = "out"
 
   def __post_init__(self) -> None:
     _check("DistilStates.side", self.side, SIDES)
+    _check("DistilStates.layers", self.layers, LAYERS)
+
+  @property
+  def traces(self) -> tuple[str, ...]:
+    return () if self.layers == "out" else (f"{self.side}.{self.layers}",)
 
   @property
   def teachers(self) -> tuple[str, ...]:
@@ -131,7 +140,11 @@ class DistilStates(Objective):
     else:
       (left, mask_BT), (right, other_BT) = forward.encoded, teacher.encoded
       pair, mask_BT = (left, right), mask_BT & other_BT
+    for name in self.traces:
+      pair = forward.trace(name), teacher.trace(name)
     apart_BT = jnp.square(pair[0] - pair[1]).mean(-1)
+    if self.traces:
+      apart_BT = apart_BT.mean(0)
     total = jnp.where(mask_BT, apart_BT, 0).sum()
     weight = self.count(forward.batch, forward.ids)
     return Term(total, weight, {f"distil_{self.side}": (total, weight)})

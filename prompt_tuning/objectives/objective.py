@@ -58,6 +58,11 @@ class Objective(abc.ABC):
     """Names of the prompts that it learns from, see `core.model`."""
     return ()
 
+  @property
+  def traces(self) -> Sequence[str]:
+    """What it reads of the inside of a backbone, by the backbone's own names."""
+    return ()
+
   def bound(self, words: Words, labels: Sequence[str] | None) -> "Objective":
     """The same, with what it must know of a vocabulary and a task's labels.
 
@@ -141,7 +146,9 @@ def counts(objective: Any, batch: Any, ids: Ids) -> tuple[Array, ...]:
 
 def terms(objective: Any, forward: Forward) -> tuple[Term, ...]:
   """Every term over one pass."""
-  return tuple(part.objective(forward) for part in parts(objective))
+  found = parts(objective)
+  forward.asked |= {name for part in found for name in part.objective.traces}
+  return tuple(part.objective(forward) for part in found)
 
 
 def divisor(weight: Any) -> Any:

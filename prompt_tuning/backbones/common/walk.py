@@ -50,7 +50,7 @@ class Walk(nn.Module):
     # Parameters get a leading axis, which `params_axes` records as "layers".
     return partitioning.scan_with_axes(
       block,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "trace": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=(0, *[nn.broadcast] * shared),
       length=self.depth,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.backbones.common import changes, fused, int8, layered, texts
 from prompt_tuning.backbones.common import prefix as prefixes
-from prompt_tuning.backbones.t5 import cached, views
+from prompt_tuning.backbones.t5 import cached, traces, views
 from prompt_tuning.backbones.t5.config import IDS, SWITCHES, T5Config
 from prompt_tuning.backbones.t5.network import Transformer
 from prompt_tuning.backbones.t5.places import places
@@ -52,13 +52,16 @@ class T5:
 
   Attributes:
     config: the architecture.
+    found: filled by each pass with what `traces` names; None where nobody asks.
   """
 
   config: T5Config
+  found: dict[str, Array] | None = dataclasses.field(default=None, compare=False)
 
   family = "t5"
-  # What heads may read.
+  # What heads may read, and objectives that compare layers.
   views = views.VIEWS
+  traces = traces.TRACES
 
   @property
   def spec(self) -> Spec:
@@ -97,6 +100,11 @@ class T5:
     if unknown:
       raise ValueError(f"{unknown} are no switches; there are {list(SWITCHES)}.")
     return T5(dataclasses.replace(self.config, **switches))
+
+  def traced(self, *args: Any) -> tuple[Any, dict[str, Array]]:
+    """What `run` gives, and of each of `traces` the values in every layer."""
+    tracing = T5(self.config, {})
+    return tracing.run(*args), tracing.found
 
   def check_device(self) -> None:
     """Raises ValueError for a switch that this machine cannot follow."""
@@ -363,5 +371,9 @@ class T5:
     if key is not None:
       # Encoder and decoder must not drop the same places.
       rngs = {"dropout": jax.random.fold_in(key, ("encode", "decode").index(method))}
-    module = self.module(train=key is not None)
-    return module.apply({"params": params}, *args, rngs=rngs, method=method)
+    module, given = self.module(train=key is not None), {"params": params}
+    if self.found is None:
+      return module.apply(given, *args, rngs=rngs, method=method)
+    out, sown = module.apply(given, *args, rngs=rngs, method=method, mutable=["trace"])
+    self.found.update(traces.kept(sown))
+    return out

@@ -61,7 +61,9 @@ class EncoderLayer(nn.Module):
     x_BTH += drop(y, deterministic=not train)
     y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BTH)
     y = FeedForward(config, name="mlp")(y, train, changes)
-    return marked(x_BTH + drop(y, deterministic=not train)), None
+    x_BTH = marked(x_BTH + drop(y, deterministic=not train))
+    self.sow("trace", "states", x_BTH)
+    return x_BTH, None
 
 
 class PerLayer(NamedTuple):
@@ -143,8 +145,9 @@ class DecoderLayer(nn.Module):
       y = attention(y, cross, cross_bias, self.train, changes)
     x_BUH += self.dropout(y, deterministic=not self.train)
     y = self.mlp(self.pre_mlp_layer_norm(x_BUH), self.train, changes)
-    x_BUH += self.dropout(y, deterministic=not self.train)
-    return marked(x_BUH), cache
+    x_BUH = marked(x_BUH + self.dropout(y, deterministic=not self.train))
+    self.sow("trace", "states", x_BUH)
+    return x_BUH, cache
 
 
 def _of_cross(changes: Changes | None) -> Changes | None:

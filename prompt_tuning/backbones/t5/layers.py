@@ -61,6 +61,7 @@ class FeedForward(nn.Module):
       product, deterministic=not train
     )
     product = changed(product, product, changes.get("mlp.hidden"))
+    self.sow("trace", "hidden", product)
     axes = "mlp", "embed"
     out = Dense(config.mlp_dim, config.emb_dim, axes, config.dtype, name="wo")
     return changed(product, out(product), changes.get("mlp.down"))
