@@ -131,7 +131,7 @@ def test_gin_files_open_with_what_they_are():
 # Files that may read a family: rooms of families, readers and writers, and demo.
 FAMILY_FILES = re.compile(
   r"backbones/|demo/|export\.py$|interop/t5x_engine/|interop/\w+_family\.py$|"
-  r"interop/(huggingface|hugging_\w+|own|source|t5x|prompts)\.py$"
+  r"interop/(huggingface|hugging_\w+|own|source|t5x|prompts|bert_\w+|placing)\.py$"
 )
 
 

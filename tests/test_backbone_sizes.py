@@ -12,7 +12,16 @@ from prompt_tuning.core.backbone import Backbone
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "gin" / "backbones"
-SHARED = {"t5_1_0", "t5_1_1", "llama", "gpt2_family", "opt", "pythia", "bert", "roberta"}
+SHARED = {
+  "t5_1_0",
+  "t5_1_1",
+  "llama",
+  "gpt2_family",
+  "opt",
+  "pythia",
+  "bert",
+  "roberta",
+}
 NAMES = sorted({path.stem for path in FOLDER.glob("*.gin")} - SHARED)
 # Counts as published with the checkpoints; the other headers follow from the shapes.
 PUBLISHED = {
