@@ -144,6 +144,17 @@ def of_file(path: str) -> dict[str, Any]:
   return _read_object(path, _of_pieces(path, text) if path.endswith(PIECES) else text)
 
 
+def content_of(path: str) -> bytes:
+  """The bytes of a tokenizer.json, made where the file is another kind.
+
+  Raises:
+    ValueError: if it cannot be read.
+  """
+  if path.endswith(PIECES) or gguf_header.is_one(path):
+    return json.dumps(of_file(path), ensure_ascii=False).encode()
+  return files.at(path).read_bytes()
+
+
 def _of_pieces(path: str, text: str) -> str:
   """The tokenizer.json of a file of pieces, as BERT splits words into them.
 

@@ -30,6 +30,9 @@ def stated(fields: Mapping[str, Any], kind: str, rows: int, pad: int) -> dict[st
   first, last, mask = USUAL[kind]
   if fields.get("bos_token_id") is not None and fields.get("eos_token_id") is not None:
     first, last = fields["bos_token_id"], fields["eos_token_id"]
+  if max(first, last) >= rows:
+    # Of so small a table the tokeniser must say them, see `marked`.
+    first, last = rows - 2, rows - 1
   mask = min(mask, rows - 1)
   return {"pad_id": pad, "first_id": first, "last_id": last, "mask_id": mask}
 

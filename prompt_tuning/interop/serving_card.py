@@ -130,7 +130,9 @@ def _check_head(head: Stated, stated: Stated) -> None:
 
 
 def _check_programs(programs: Stated, labels: Sequence[str] | None) -> None:
-  _check_names(programs, ("generate",), tuple(RESULTS))
+  # A head may answer alone, where nothing is written.
+  needed = () if "classify" in programs.fields else ("generate",)
+  _check_names(programs, needed, tuple(RESULTS))
   chooses, headed = (name in programs.fields for name in ("choose", "classify"))
   if chooses != (labels is not None and not headed):
     raise UnreadableError(

@@ -27,7 +27,7 @@ import jax
 from jax import export
 from safetensors import flax as safetensors_flax
 
-from prompt_tuning.core import files, folders
+from prompt_tuning.core import folders
 from prompt_tuning.data import tokenizer_files, tokenizer_json, vocabularies
 from prompt_tuning.interop import serving_card
 from prompt_tuning.interop.serving_card import CARD, PROGRAM, WEIGHTS
@@ -89,7 +89,7 @@ def vocabulary(held: Any) -> tuple[dict[str, str] | None, bytes | None]:
     return {"kind": "sentencepiece", "file": VOCABULARY}, held.sp_model
   if isinstance(held, tokenizer_json.TokenizerJson):
     said = {"kind": "tokenizers", "file": tokenizer_files.NAME}
-    return said, files.at(held.path).read_bytes()
+    return said, tokenizer_files.content_of(held.path)
   return None, None
 
 

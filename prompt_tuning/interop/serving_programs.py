@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array
 
-from prompt_tuning.core.backbone import Backbone
 from prompt_tuning.core.model import PromptedModel
 from prompt_tuning.core.trainable import flatten, unflatten
 from prompt_tuning.data import vocabularies
@@ -109,7 +108,9 @@ def servable(session: Any, settings: Settings) -> Servable:
   outputs: tuple[Output, ...] = ()
   if session.model.head is not None:
     session.answering(settings.labels, known.output)
-    outputs = settings.output, _headed(session.model, known)
+    headed = _headed(session.model, known)
+    writes = loaded.backbone.format.writes
+    outputs = (settings.output, headed) if writes else (headed,)
   elif settings.labels:
     encode = functools.partial(vocabularies.encode, loaded.vocabulary)
     choice.label_rows(settings.labels, encode)
@@ -120,7 +121,7 @@ def servable(session: Any, settings: Settings) -> Servable:
     "jax": jax.__version__,
     "platforms": list(settings.platforms),
     "place": known.place,
-    "reads": reads(known, loaded.backbone, session.wants),
+    "reads": reads(known, session.model, session.wants),
     "labels": list(settings.labels) if settings.labels else None,
     "normalize_by_length": settings.normalize_by_length,
     "head": said(outputs[-1]) if outputs else None,
@@ -154,16 +155,19 @@ _NOTHING = Wants()
 
 
 def reads(
-  known: Conventions, backbone: Backbone, wants: Wants = _NOTHING
+  known: Conventions, model: PromptedModel, wants: Wants = _NOTHING
 ) -> dict[str, Any]:
   """What an artifact's card says of reading, from the prompt's; see `serving_reads`.
 
   Args:
-    known: what the prompt's card says. backbone: whose ids they are.
+    known: what the prompt's card says. model: with the prompt, whose ids they are.
     wants: what the prompt reads besides texts.
   """
-  ids = backbone.spec.ids
-  cut = known.truncate and known.inputs is not None
+  form, ids = model.backbone.format, model.backbone.spec.ids
+  most = known.inputs if known.truncate else None
+  if form.most is not None:
+    room = form.most - form.opened - form.reserved(model.lengths)["inputs"]
+    most = room if most is None else min(most, room)
   template = None
   if known.reading is not None:
     template = [
@@ -174,10 +178,10 @@ def reads(
   told = {"tasks": wants.tasks, "names": list(wants.names) or None}
   told = told if wants.tasks else {}
   return {
-    "ids": backbone.spec.vocabulary,
-    "marks": {"pad": ids.pad, "end": ids.end, "closed": backbone.format.closed},
+    "ids": model.backbone.spec.vocabulary,
+    "marks": {"pad": ids.pad, "end": ids.end, "closed": form.closed},
     "template": template,
-    "inputs": known.inputs if cut else None,
-    "truncate": cut,
+    "inputs": most,
+    "truncate": most is not None,
     **told,
   }
