@@ -63,7 +63,7 @@ REQUIRES = [
 setup(
   name="prompt-tuning",
   version=VERSION,
-  description="Learned prompts, instance-conditioned ones first, for frozen T5 models",
+  description="Learned prompts, instance-conditioned ones first, for frozen models",
   long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",

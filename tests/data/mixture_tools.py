@@ -6,7 +6,7 @@ from prompt_tuning.data import (
   lists,
 )
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 VOCABULARY = str(ROOT / "prompt_tuning/demo/mini/spiece.model")
 
 
