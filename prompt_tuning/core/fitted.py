@@ -27,8 +27,9 @@ def fitted(prompt: Any, spec: Spec) -> Any:
   Raises:
     ValueError: if no part is left.
   """
-  stacks = {place.partition(".")[0] for place in spec.places}
-  if len(stacks) != 1 or not isinstance(prompt, (Prompt, Together)):
+  if not isinstance(prompt, (Prompt, Together)):
+    return prompt
+  if len({place.partition(".")[0] for place in spec.places}) != 1:
     return prompt
   if isinstance(prompt, Prompt):
     place = _moved(prompt.at.place, spec)

@@ -231,7 +231,12 @@ def test_the_padded_bias_of_a_kernel():
     (lambda: AtLayers(first=4).tables(BACKBONE.spec), "are 0 to 3 in this"),
     (lambda: AtLayers(first=-1).tables(BACKBONE.spec), "are 0 to 3 in this"),
     (lambda: Prompt(P, POOLED, "encoder.input"), "its place is 'encoder.layers'"),
-    (lambda: Prompt(P, POOLED, "decoder.layers"), "its place is 'encoder.layers'"),
+    (
+      lambda: PromptedModel(
+        BACKBONE, Prompt(P, POOLED, "decoder.layers")
+      ).prompt_shapes(PARAMS),
+      "its place is 'encoder.layers'",
+    ),
     (lambda: reader(POOLED, factor=2.0), "Leave them out"),
     (lambda: words.Pooled(0), "GENERATOR_WIDTH.* got 0"),
     (lambda: words.Pooled(3, "tanh"), "must be one of .*'relu', 'gelu'"),
