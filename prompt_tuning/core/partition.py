@@ -3,7 +3,7 @@
 A model says "these axes are batch, length and embed"; the engine, which owns the
 devices, says what that means while it compiles. Without an engine a mark does nothing.
 The names are T5X's: batch, length, embed, heads, kv, joined_kv, mlp, vocab, layers,
-relpos_buckets; and prompt for the positions of a prompt.
+relpos_buckets, positions; and prompt for the positions of a prompt.
 """
 
 import contextlib
