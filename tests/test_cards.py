@@ -58,7 +58,7 @@ def test_a_card_builds_words_alone():
     f"prompt_tuning.core.{name}"
     for name in (
       *("prompt:Prompt", "prompt:Together", "gallery:Gallery"),
-      *("places:At", "places:AtLayers"),
+      *("places:At", "places:AtLayers", "places:AtKeysValues"),
     )
   }
 

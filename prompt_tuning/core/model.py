@@ -51,7 +51,8 @@ class PromptedModel:
   head: Any = None
 
   def __post_init__(self) -> None:
-    object.__setattr__(self, "prompt", fitted(self.prompt, self.backbone.spec))
+    if self.prompt is not None:
+      object.__setattr__(self, "prompt", fitted(self.prompt, self.backbone.spec))
     known = getattr(self.backbone, "views", ())
     if self.head is not None and self.head.view not in known:
       raise ValueError(

@@ -37,7 +37,7 @@ def test_a_mixed_batch_is_its_tasks_one_by_one(case):
   for b, row in enumerate(case.rows):
     np.testing.assert_array_equal(found[b], of_task(case, row["task"]))
     alone = case.logits(case.batch([row]))
-    tools.assert_close(alone[0], case.plain_logits[b])
+    tools.assert_close(alone[0], case.plain_logits[b], 3e-5)
 
 
 def test_the_text_makes_no_difference_and_the_task_does(case):
