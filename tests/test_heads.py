@@ -173,7 +173,8 @@ def test_parts_of_a_batch_add_up_beside_the_loss_of_words(get, kind):
   np.testing.assert_allclose(loss, same, rtol=1e-5)
   for path, value in whole.items():
     assert np.asarray(value).any(), path
-    tools.assert_close(parts[path], value)
+    # Rows are added up in another order, through five layers.
+    tools.assert_close(parts[path], value, 5e-5)
 
 
 def test_a_head_trains_unless_it_is_named_and_nothing_else_must():

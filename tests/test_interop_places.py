@@ -252,8 +252,8 @@ def folder_with(**contents):
 NO_BACKBONES = {
   "which does not exist": lambda folder: None,
   "a file, not a folder": lambda folder: folder.write_text("x"),
-  "says model_type 'bert'": folder_with(config__json='{"model_type": "bert"}'),
-  "says model_type 'gpt2'": folder_with(config__json='{"model_type": "gpt2"}'),
+  "says model_type 'vit'": folder_with(config__json='{"model_type": "vit"}'),
+  "says model_type 'gptj'": folder_with(config__json='{"model_type": "gptj"}'),
   "says model_type 'umt5'": folder_with(config__json='{"model_type": "umt5"}'),
   "is not a folder that this library saved": folder_with(config__json='{"a": 1}'),
   "config.json' cannot be read": folder_with(config__json="{"),
