@@ -191,7 +191,7 @@ def test_importance_by_example(case):
   whole, padded = scores(len(case.rows)), scores(2, repeats=1)
   assert len(case.rows) > 2
   for name in ("pieces", "positions"):
-    np.testing.assert_allclose(padded[name], whole[name], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(padded[name], whole[name], rtol=5e-4, atol=1e-6)
   flat = branches.flatten(case.params)
 
   def inner(mask):
