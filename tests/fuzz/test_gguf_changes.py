@@ -1,6 +1,6 @@
 """GGUF files changed at random: one ValueError, or weights and a vocabulary that work.
 
-PROMPT_TUNING_THOROUGH=1 python -m pytest tests/fuzz/test_gguf.py -s
+PROMPT_TUNING_THOROUGH=1 python -m pytest tests/fuzz/test_gguf_changes.py -s
 
 runs thousands of changes; the default is small. PROMPT_TUNING_FUZZ_SEED draws others.
 """
