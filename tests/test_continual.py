@@ -256,6 +256,7 @@ def test_told_to_end_in_an_exam_it_is_taken_again(work, monkeypatch, capsys):
   assert not list((work / "told").glob("phases/*/result.json"))
 
 
+@pytest.mark.slow
 def test_progressive_prompts_keep_those_before_bit_for_bit(work):
   start(work, "progressive", "progressive")
   folders = sorted((work / "progressive" / "phases").glob("*_learn_*"))
@@ -273,6 +274,7 @@ def test_progressive_prompts_keep_those_before_bit_for_bit(work):
   assert kept["figures"]["FWT"] is None
 
 
+@pytest.mark.slow
 def test_per_task_prompts_are_runs_of_their_own(work):
   start(work, "per_task", "apart")
   flags = [f"--gin_file={work}/recipe.gin", f"--gin.MODEL_DIR='{work}/alone'"]

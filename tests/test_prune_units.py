@@ -153,6 +153,7 @@ def test_the_largest_share_that_loses_little():
     procedure(metric="f1").chosen(done)
 
 
+@pytest.mark.slow
 def test_a_run_masks_units_and_trains_the_prompt_on(tmp_path, tiny_folder, cache):
   shutil.copytree(tiny_folder, tmp_path / "backbone")
   text = process_tools.RECIPE.replace("prompt_tuning.gin", "skip_neurons.gin")

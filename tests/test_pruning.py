@@ -353,6 +353,7 @@ def _retrained(run, name):
   return tensors(run.parent / "again")[TABLE]
 
 
+@pytest.mark.slow
 def test_survivors_begin_where_the_first_training_ended(run):
   """The start of each retraining is the end of the first one, bit for bit."""
   (folder,) = (run / "phases").glob("*_positions_50")

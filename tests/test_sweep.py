@@ -26,6 +26,7 @@ def words(work, *more):
   return [f"--gin_file={work}/recipe.gin", "--output", f"{work}/out", *more]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_and_says_what_came(work, capsys, monkeypatch):
   argv = words(work, "--grid", "LEARNING_RATE=[0.01, 0.3]", "--seeds=2")
   calls = []

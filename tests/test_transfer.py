@@ -164,6 +164,7 @@ def test_a_run_of_panda(tmp_path, tiny_folder, cache):
   assert list(branches.flatten(made.trainable)) == [TABLE] and not made.frozen
 
 
+@pytest.mark.slow
 def test_a_run_of_promot(tmp_path, tiny_folder, cache):
   """The model waits for the prompt, then the prompt for the model; then it goes."""
   more = "FORMAT_STEPS = 2\nEVAL_PERIOD = 0\n"

@@ -34,8 +34,7 @@ T, S, B = tools.T, tools.S, 5
 SIZES = {"vocab_size": tools.V, "emb_dim": tools.H, "num_heads": 2, "mlp_dim": 24}
 MARKS = {"first_id": 2, "last_id": 1, "mask_id": 60}
 BACKBONE = Bert(BertConfig(**SIZES, **MARKS, num_layers=3, positions=64))
-FEW = """prompt_tuning p_tuning_v2 s_idpg_phm lora ptec full_fine_tuning deep_prompt
-  m_idpg_phm ipt_mlp_concat dept""".split()
+FEW = ["prompt_tuning", "lora", "ptec"]
 EVERY = tools.THOROUGH or bool(os.environ.get("PROMPT_TUNING_EVERY_METHOD"))
 
 

@@ -18,7 +18,7 @@ from prompt_tuning.engine import loop, product, step
 from prompt_tuning.engine.facts import product_of
 
 EVERY = tools.THOROUGH or bool(os.environ.get("PROMPT_TUNING_EVERY_METHOD"))
-CASES = tools.METHODS if EVERY else ["prompt_tuning", "p_tuning_v2", "ia3", "iapt"]
+CASES = tools.METHODS if EVERY else ["p_tuning_v2", "ia3"]
 
 
 @pytest.fixture(scope="module", params=CASES)

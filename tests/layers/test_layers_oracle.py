@@ -46,6 +46,7 @@ if THOROUGH:
 WALKS = {"scanned": SCANNED, "recomputed": REMAT}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOSEN)
 def test_plain_concatenation(name):
   tools.assert_close(real(run(name)), wanted(name), 3e-5)

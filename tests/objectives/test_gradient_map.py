@@ -84,6 +84,7 @@ def outer(case, wish, weights):
   return term.total / term.weight
 
 
+@pytest.mark.slow
 def test_the_outer_loss_reaches_the_map(case):
   """Against finite differences; with the gate shut it is plain two levels."""
   wish = MappedTwoLevel(episodes=2, rate=3.0, rank=R)
