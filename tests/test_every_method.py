@@ -25,6 +25,9 @@ from prompt_tuning.engine import config, loop, optimizer, product, step
 from prompt_tuning.engine.facts import product_of
 from prompt_tuning.engine.recipe import drops
 
+# Where arrays of other sizes are summed in another order. Weights that are moved by
+# half a unit of their last place move logits of some generators by as much.
+ROUNDING = 2e-4
 # (test, places) -> the method that it ran with.
 FIRST = {}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -175,7 +178,8 @@ def test_packed_on_one_device_equals_compiled_over_eight(case, stepped):
   tools.assert_close(term.total / term.weight, stepped["loss"])
   for path, gradient in branches.flatten(found).items():
     # Sums in another order, through the softmaxes of five layers each way.
-    tools.assert_close(gradient / term.weight, stepped[f"gradient/{path}"], 2e-4)
+    bar = 5 * ROUNDING
+    tools.assert_close(gradient / term.weight, stepped[f"gradient/{path}"], bar)
 
 
 @pytest.mark.parametrize("case", tools.COMPARED, indirect=True, scope="module")
@@ -225,13 +229,13 @@ def test_count_equals_the_formula_of_the_file(every):
 def test_rows_do_not_see_each_other(case):
   others = tools.examples(seed=7)
   found = case.logits(case.batch([*others[:2], *case.rows[2:4], *others[4:]]))
-  tools.assert_close(found[2:4], case.plain_logits[2:4])
+  tools.assert_close(found[2:4], case.plain_logits[2:4], ROUNDING)
   assert np.abs(found[4:] - case.plain_logits[4:]).max() > 0.1
 
 
 def test_more_padding_and_no_company_are_invisible(case):
   alone = case.logits(case.batch(case.rows[2:3], more=3))
-  tools.assert_close(alone[0], case.plain_logits[2])
+  tools.assert_close(alone[0], case.plain_logits[2], ROUNDING)
 
 
 def test_packed_equals_unpacked(case):
