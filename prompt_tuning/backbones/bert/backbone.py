@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.core import unfreeze
-from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.backbones.bert import views
-from prompt_tuning.backbones.bert.config import SWITCHES, BertConfig
+from prompt_tuning.backbones.bert.config import BertConfig
 from prompt_tuning.backbones.bert.network import Bert as Network
 from prompt_tuning.backbones.bert.places import places
-from prompt_tuning.backbones.common import changes, int8, layered, texts
+from prompt_tuning.backbones.common import changes, layered, texts
 from prompt_tuning.backbones.common import prefix as prefixes
+from prompt_tuning.backbones.common.pure import Pure
 from prompt_tuning.core import injection as inject
 from prompt_tuning.core.context import Spec
 from prompt_tuning.core.format import Encoder
@@ -39,16 +38,18 @@ class Reading(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bert:
+class Bert(Pure):
   """A backbone of one architecture; weights travel beside it.
 
   Attributes:
-    config: the architecture.
+    config: the architecture. found: see `Pure`; nothing is traced yet.
   """
 
   config: BertConfig
+  found: dict[str, Array] | None = dataclasses.field(default=None, compare=False)
 
   family = "bert"
+  network = Network
 
   @property
   def views(self) -> tuple[str, ...]:
@@ -64,68 +65,11 @@ class Bert:
   def format(self) -> Encoder:
     return Encoder(self.config.ids, self.config.room)
 
-  @property
-  def architecture(self) -> dict[str, Any]:
-    """What must match for weights to fit, as JSON has it."""
-    return self.config.to_json()
-
-  @property
-  def switches(self) -> dict[str, Any]:
-    """What may change while weights still fit."""
-    return {name: getattr(self.config, name) for name in SWITCHES}
-
-  def module(self, train: bool = False) -> Network:
-    return Network(self.config, train)
-
-  def recast(self, **switches: Any) -> "Bert":
-    """The same architecture with other switches, such as dropout_rate=0.1.
-
-    Raises:
-      ValueError: for a switch that there is not, or that does not fit the others.
-    """
-    unknown = sorted(set(switches) - set(SWITCHES))
-    if unknown:
-      raise ValueError(f"{unknown} are no switches; there are {list(SWITCHES)}.")
-    return Bert(dataclasses.replace(self.config, **switches))
-
   def check_device(self) -> None:
     """It runs anywhere."""
 
-  def init(self, key: Any) -> Params:
-    """Random weights."""
-    return self._init(key)["params"]
-
-  def logical_axes(self) -> Params:
-    """The logical axis names of every parameter, as a tree of tuples."""
-    shapes = jax.eval_shape(self._init, jax.random.key(0))
-    specs = unfreeze(partitioning.get_axis_names(shapes["params_axes"]))
-    # A PartitionSpec is a tuple in some versions of JAX only.
-    return jax.tree.map(tuple, specs, is_leaf=lambda x: not isinstance(x, dict))
-
-  def shapes(self) -> Params:
-    """Shapes and dtypes of the weights; nothing is allocated."""
-    return jax.eval_shape(self.init, jax.random.key(0))
-
-  def held_shapes(self) -> Params:
-    """The same, as `BertConfig.weights_dtype` says to keep weights that are read."""
-    dtype = self.config.weights_dtype
-    if dtype == "int8":
-      return int8.shapes(self.shapes())
-    return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype), self.shapes()
-    )
-
-  def _init(self, key: Any) -> Any:
-    return self.module().init(key, jnp.ones((1, 2), jnp.int32))
-
-  def table(self, params: Params) -> Float[Array, "V H"]:
-    """The token table."""
-    table = params["token_embedder"]["embedding"]
-    return table.wide() if isinstance(table, int8.Quantised) else table
-
-  def embed(self, params: Params, ids: Int[Array, "*X"]) -> Float[Array, "*X H"]:
-    """Rows of the token table; what is added to them comes later."""
-    return self.apply(params, "embed", ids)
+  def _first_inputs(self) -> tuple[Array]:
+    return (jnp.ones((1, 2), jnp.int32),)
 
   def encode_rows(
     self,
@@ -267,9 +211,8 @@ class Bert:
         "lm_head), so that it says nothing of words. Load one that has it, such as the "
         "pre-trained bert-base-uncased."
       )
-    return self.apply(params, "logits", states).astype(jnp.float32)
+    return super().logits(params, states)
 
   def apply(self, params: Params, method: str, *args: Any, key: Any = None) -> Any:
-    rngs = None if key is None else {"dropout": jax.random.split(key)[1]}
-    module = self.module(train=key is not None)
-    return module.apply({"params": params}, *args, rngs=rngs, method=method)
+    own = None if key is None else jax.random.split(key)[1]
+    return super().apply(params, method, *args, key=own)

@@ -3,22 +3,12 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
-
+from prompt_tuning.backbones.common import switches
+from prompt_tuning.backbones.common.switches import SWITCHES
 from prompt_tuning.core.ids import Ids
 
-REMAT_POLICIES = ("none", "full", "dots")
-WEIGHTS = ("float32", "bfloat16", "int8")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 KINDS = ("bert", "roberta", "xlm-roberta")
-SWITCHES = (
-  "dropout_rate",
-  "dtype",
-  "weights_dtype",
-  "scan_layers",
-  "remat_policy",
-  "attention",
-)
 _SIZES = ("vocab_size", "emb_dim", "num_heads", "mlp_dim", "num_layers", "positions")
 
 
@@ -73,9 +63,7 @@ class BertConfig:
   attention: str = "xla"
 
   def __post_init__(self) -> None:
-    object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
-    if self.weights_dtype is not None:
-      object.__setattr__(self, "weights_dtype", _weights(self.weights_dtype))
+    switches.check(self)
     for name in _SIZES:
       self._need(name, getattr(self, name) >= 1, "at least 1")
     fits = self.emb_dim % self.num_heads == 0
@@ -84,10 +72,8 @@ class BertConfig:
     fits = 0 <= self.first_position < self.positions
     self._need("first_position", fits, f"from 0 and below {self.positions}")
     self._need("norm_epsilon", self.norm_epsilon > 0, "above 0")
-    self._need("dropout_rate", 0 <= self.dropout_rate < 1, "in [0, 1)")
     self._choose("activation", ACTIVATIONS)
     self._choose("kind", KINDS)
-    self._choose("remat_policy", REMAT_POLICIES)
     self._choose("attention", ("xla",))
     for name in ("pad_id", "first_id", "last_id", "mask_id"):
       fits = 0 <= getattr(self, name) < self.vocab_size
@@ -127,12 +113,3 @@ class BertConfig:
     for switch in SWITCHES:
       del fields[switch]
     return fields
-
-
-def _weights(dtype: Any) -> str:
-  name = getattr(dtype, "name", getattr(dtype, "__name__", dtype))
-  if name not in WEIGHTS:
-    raise ValueError(
-      f"`BertConfig.weights_dtype` must be one of {WEIGHTS} or None, got {dtype!r}."
-    )
-  return name

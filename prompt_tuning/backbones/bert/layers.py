@@ -139,11 +139,7 @@ class Layer(nn.Module):
   ) -> tuple[Float[Array, "B T H"], None]:
     config, train = self.config, self.train
     prefix, changes, turns = per_layer
-    if slots is not None:
-      reads = any(slot.part.reader is not None for slot in slots)
-      key = self.make_rng("dropout") if train and reads else None
-      x_BTH = layered.write(x_BTH, turns, slots, key)
-      bias = layered.hidden(bias, turns, slots)
+    x_BTH, bias = layered.obeyed(self, x_BTH, bias, turns, slots)
     drop = nn.Dropout(config.dropout_rate, deterministic=not train)
     attention = Attention(config, name="attention")
     y_BTH = attention(x_BTH, bias, train, prefix, changes)
