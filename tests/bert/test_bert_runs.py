@@ -1,15 +1,18 @@
 """An encoder from a folder to its answers: tuned and asked."""
 
+import json
+
 import bert_tools as tools
 import jax
 import numpy as np
 import pytest
 
 import prompt_tuning as pt
-from prompt_tuning import answer
+from prompt_tuning import answer, infer
 from prompt_tuning.backbones.bert.backbone import Bert
 from prompt_tuning.backbones.bert.config import BertConfig
-from prompt_tuning.interop import bert_hugging, packaged
+from prompt_tuning.export import export
+from prompt_tuning.interop import bert_hugging, packaged, serving
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "good fine lovely bad dull cold film soup song was is a the".split()
@@ -127,3 +130,26 @@ def test_minilm_is_what_its_package_says():
   assert unit[0] @ unit[1] > unit[0] @ unit[2]
   # Of transformers 5.24, in float32.
   tools.close(found[0, :5], [-0.2709, 0.0121, -0.0499, -0.1431, -0.1308], 1e-4)
+
+
+def test_saved_and_asked_by_the_verb(model, prompt, tmp_path):
+  prompt.save(tmp_path / "prompt")
+  again = pt.load_prompt(tmp_path / "prompt")
+  found = pt.classify(model, again, TEXTS)
+  wanted = pt.classify(model, prompt, TEXTS)
+  assert found[0] == wanted[0]
+  np.testing.assert_array_equal(found[1], wanted[1])
+  (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+  asked = str(tmp_path / "texts.txt"), str(tmp_path / "answers.jsonl")
+  infer.infer(*asked, prompt_dir=str(tmp_path / "prompt"))
+  lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+  assert [json.loads(line)["prediction"] for line in lines] == wanted[0]
+
+
+def test_served_as_it_answers_here(model, prompt, tmp_path):
+  prompt.save(tmp_path / "prompt")
+  export("stablehlo", str(tmp_path / "artifact"), str(tmp_path / "prompt"))
+  served = serving.load(str(tmp_path / "artifact"))
+  found, wanted = served.classify(TEXTS[:3]), pt.classify(model, prompt, TEXTS[:3])
+  assert list(found[0]) == wanted[0]
+  tools.close(found[1], wanted[1])
